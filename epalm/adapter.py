@@ -1,0 +1,92 @@
+"""The only trained parameters: one linear connection and one soft prompt (paper, sections 3.2 and 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from epalm.config import AdapterConfig
+from epalm.errors import EPALMError
+from epalm.injection import injection_schedule
+
+WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
+
+
+class SoftPrompt(nn.Module):
+    """P trained vectors, optionally passed through Linear, Tanh, Linear."""
+
+    def __init__(self, length: int, width: int, mlp: bool):
+        super().__init__()
+        self.embedding = nn.Embedding(length, width)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, width)) if mlp else None
+
+    def forward(self) -> Tensor:
+        """(P, E) rows to put in front of the text embeddings."""
+        rows = self.embedding.weight
+        return rows if self.mlp is None else self.mlp(rows)
+
+
+class Adapter(nn.Module):
+    """Connector(s) and soft prompt for one frozen LM and one frozen encoder.
+
+    Token j is `connector[j](feature j)`, feature 0 being the shallowest; a shared connector serves all.
+    """
+
+    def __init__(self, config: AdapterConfig):
+        super().__init__()
+        self.config = config
+        widths = config.encoder.widths[:1] if config.shared_connector else config.encoder.widths
+        self.connector = nn.ModuleList(nn.Linear(width, config.lm.hidden_size) for width in widths)
+        schedule = injection_schedule(config.injection, config.lm.num_layers, config.num_tokens)
+        for j in range(len(self.connector)):
+            if j not in schedule:  # no LM layer reads this token, so nothing can train it
+                self.connector[j].requires_grad_(False)
+        self.prompt = None
+        if config.prompt is not None:
+            self.prompt = SoftPrompt(config.prompt.length, config.lm.embed_size, config.prompt.mlp)
+
+    def tokens(self, features: Sequence[Tensor]) -> Tensor:
+        """n features (B, D_j) -> (B, n, H) perceptual tokens, in the connector's dtype."""
+        used = [self.connector[0 if self.config.shared_connector else j] for j in range(len(features))]
+        return torch.stack([c(f.to(c.weight)) for c, f in zip(used, features, strict=True)], dim=1)
+
+    def save(self, folder: Path) -> None:
+        """Write `adapter.safetensors` (float32) and `config.json`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {k: v.detach().float().cpu().contiguous() for k, v in self.state_dict().items()}
+        save_file(state, folder / WEIGHTS)
+        (folder / CONFIG).write_text(self.config.to_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Adapter:
+        """Read an adapter folder.
+
+        Raises:
+            EPALMError: a file is missing or damaged, or the tensors are not those that the config describes.
+        """
+        config = AdapterConfig.load(folder / CONFIG)
+        with torch.device("meta"):
+            adapter = cls(config)
+        try:
+            state = load_file(folder / WEIGHTS)
+        except FileNotFoundError:
+            raise EPALMError(f"{folder} lacks {WEIGHTS}; copy the whole adapter folder again.") from None
+        except (SafetensorError, OSError) as error:
+            raise EPALMError(
+                f"{folder / WEIGHTS} is damaged ({error}); copy or download it again."
+            ) from None
+        expected = {k: tuple(v.shape) for k, v in adapter.state_dict().items()}
+        found = {k: tuple(v.shape) for k, v in state.items()}
+        for key in sorted(expected | found):
+            if expected.get(key) != found.get(key):
+                raise EPALMError(
+                    f"{folder} does not fit together: {CONFIG} describes {key} as "
+                    f"{expected.get(key, 'absent')}, but {WEIGHTS} holds {found.get(key, 'nothing')}."
+                )
+        adapter.load_state_dict(state, assign=True)
+        return adapter.eval()

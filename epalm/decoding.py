@@ -1,0 +1,169 @@
+"""A frozen LM with injection: one forward pass, and decoding through the library's `generate`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.generation.streamers import BaseStreamer
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from epalm.beam_search import reference_beam_search
+from epalm.config import GenerationConfig, InjectionConfig
+from epalm.families import family_of
+from epalm.injection import InjectedCache, Plan, run_layers
+
+
+class InjectedLM(PreTrainedModel, GenerationMixin):
+    """A frozen `transformers` causal LM that takes a soft prompt and perceptual tokens.
+
+    It owns no parameters: `lm` is used through its own layers. `generate` is the library's, so greedy
+    search, beam search, sampling and streaming come from there.
+    """
+
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    def __init__(self, lm: PreTrainedModel):
+        super().__init__(lm.config)
+        self.lm = lm
+        self.family = family_of(lm)
+        self.generation_config = lm.generation_config
+        self.num_layers = len(self.family.layers(lm))
+
+    def plan(self, injection: InjectionConfig, num_tokens: int) -> Plan:
+        """The layers' schedule for this LM."""
+        return Plan.of(injection, self.num_layers, num_tokens)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        prompt: Tensor | None = None,
+        tokens: Tensor | None = None,
+        injection: InjectionConfig | None = None,
+        past_key_values: InjectedCache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        return_dict: bool = True,
+    ) -> CausalLMOutputWithPast:
+        """One pass of the LM.
+
+        Args:
+            input_ids: (B, T) text; with a filled cache only the new tokens.
+            attention_mask: (B, T_all) 1 = text, 0 = padding, cached tokens included; None = no padding.
+            prompt: (B, P, E) soft prompt, or None.
+            tokens: (B, n, H) perceptual tokens, or None for text alone.
+            injection: where the tokens enter; needed with `tokens`.
+            past_key_values: made by `new_cache`; filled in place.
+            logits_to_keep: compute logits of the last rows only; 0 = of all rows.
+        Returns:
+            `.logits` (B, R, V): rows are [perceptual token][prompt][text] in a fresh pass (R = 1 + P + T).
+        """
+        prompt_len = 0 if prompt is None else prompt.shape[1]
+        new = input_ids.shape[1]
+        seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if attention_mask is None:
+            attention_mask = input_ids.new_ones(input_ids.shape[0], seen + new)
+        if injection is None:
+            injection, tokens = InjectionConfig(0, 0), None
+        plan = self.plan(injection, 0 if tokens is None else tokens.shape[1])
+
+        text = attention_mask.cumsum(1) * attention_mask - 1  # (B, T_all), -1 = padding
+        hidden = self.family.embed(self.lm, None if seen else prompt, input_ids, text[:, seen:])
+        ahead = torch.arange(1 + prompt_len, device=text.device).expand(text.shape[0], -1)
+        rows_at = torch.cat([ahead, text.clamp(min=0) + 1 + prompt_len], dim=1)  # (B, 1 + P + T_all)
+
+        @lru_cache
+        def layer_kwargs(text_rows: int, row: bool) -> dict[str, Any]:
+            at = rows_at[:, rows_at.shape[1] - text_rows :]
+            return self.family.layer_kwargs(self.lm, hidden, torch.cat([rows_at[:, :1], at], 1) if row else at)
+
+        last = run_layers(
+            self.family.layers(self.lm),
+            hidden,
+            tokens,
+            attention_mask,
+            prompt_len,
+            plan,
+            injection.mask == "reference",
+            layer_kwargs,
+            past_key_values,
+        )
+        logits = self.family.head(self.lm, last[:, -logits_to_keep:])
+        return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        prompt: Tensor | None,
+        tokens: Tensor | None,
+        injection: InjectionConfig,
+        generation: GenerationConfig,
+        use_cache: bool = True,
+        streamer: BaseStreamer | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Generate text ids after `input_ids`.
+
+        Args:
+            input_ids, attention_mask, prompt, tokens, injection: as in `forward`.
+            generation: beams, length and beam scoring.
+            use_cache: False re-runs the whole prefix at every step, as the original does; same tokens.
+            options: passed to `transformers`' `generate` (do_sample, temperature, stopping_criteria, …).
+        Returns:
+            (B, T + new) ids, padded with the LM's pad token behind the end of the shorter ones.
+        """
+        cache = None
+        if use_cache:
+            plan = self.plan(injection, 0 if tokens is None else tokens.shape[1])
+            cache = InjectedCache(plan, 0 if prompt is None else prompt.shape[1])
+        method: Callable | None = None
+        if generation.num_beams > 1 and generation.beam_scoring == "reference":
+            method = reference_beam_search
+        length = {"max_new_tokens": generation.max_new_tokens}
+        if generation.max_length is not None:
+            # A question as long as the limit still gets one token (the original: greedy the same, beams crash).
+            length = {"max_length": max(generation.max_length, input_ids.shape[1] + 1)}
+        return self.generate(
+            input_ids,
+            attention_mask=attention_mask,
+            prompt=prompt,
+            tokens=tokens,
+            injection=injection,
+            past_key_values=cache,
+            use_cache=use_cache,
+            num_beams=generation.num_beams,
+            custom_generate=method,
+            streamer=streamer,
+            **{"do_sample": False} | length | options,
+        )
+
+
+def text_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of every text token given what stands before it.
+
+    Args:
+        logits: (B, R, V), the last T of the R rows being text.
+        labels: (B, T), -100 where a token is not to be predicted.
+    Returns:
+        (B, T - 1) float32, 0 where the label is -100. The original sums it over positions, averages over
+        the batch and multiplies by 0.1.
+    """
+    predicted = logits[:, -labels.shape[1] : -1].float().transpose(1, 2)
+    return torch.nn.functional.cross_entropy(predicted, labels[:, 1:], reduction="none", ignore_index=-100)
+
+
+def with_overrides(defaults: GenerationConfig, beams: int | None, max_new_tokens: int | None) -> GenerationConfig:
+    """An adapter's decoding defaults with a call's own number of beams and length."""
+    changed: dict[str, Any] = {} if beams is None else {"num_beams": beams}
+    if max_new_tokens is not None:
+        changed |= {"max_new_tokens": max_new_tokens, "max_length": None}
+    return dataclasses.replace(defaults, **changed)

@@ -1,0 +1,99 @@
+"""Image encoders: any timm model. Media: (B, 3, H, W) float, as the adapter's image recipe makes it."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+import timm
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from epalm.encoders import Encoder, hub_errors
+from epalm.errors import EPALMError
+
+STARTER_ARCHITECTURES = {"starter/efficientnet-lite2": "tf_efficientnet_lite2"}
+
+
+class TimmImageEncoder(Encoder):
+    """[CLS] after every block for networks that have one, else the pooled output of every stage.
+
+    ViT (the paper's setting): norm(block output)[:, 0] of each block, with the network's own final norm.
+    Convolutional networks, and transformers without [CLS]: the mean over positions of each stage, except
+    that the last layer's feature is what the classifier would see (head convolution and norm included).
+    """
+
+    modality = "image"
+
+    def __init__(self, network: nn.Module) -> None:
+        if not hasattr(network, "forward_intermediates"):
+            raise EPALMError(
+                f"timm gives no per-layer features for {type(network).__name__}: choose another timm model."
+            )
+        super().__init__(network, [stage["num_chs"] for stage in network.feature_info])
+        accepted = inspect.signature(network.forward_intermediates).parameters
+        self.has_cls = getattr(network, "cls_token", None) is not None and "return_prefix_tokens" in accepted
+        if not self.has_cls:
+            self.widths = (*self.widths[:-1], network.head_hidden_size)
+
+    def features(self, media: Tensor, deepest: int) -> list[Tensor]:
+        if self.has_cls:
+            blocks = self.network.forward_intermediates(
+                media,
+                indices=list(range(deepest + 1)),
+                return_prefix_tokens=True,
+                norm=True,
+                stop_early=True,
+                output_fmt="NLC",
+                intermediates_only=True,
+            )
+            return [prefix[:, 0] for _, prefix in blocks]  # (B, D) each; further prefix tokens are registers
+        final, stages = self.network.forward_intermediates(media, output_fmt="NCHW")
+        pooled = [stage.mean((2, 3)) for stage in stages[:-1]]  # (B, C, H, W) -> (B, C)
+        return [*pooled, self.network.forward_head(final, pre_logits=True)]
+
+
+def load(backbone: str) -> TimmImageEncoder:
+    """A timm model with its pretrained weights: "timm/NAME", "NAME" or a local folder in timm's hub format.
+
+    Raises:
+        EPALMError: timm knows no such model, or its weights cannot be loaded.
+    """
+    name = f"local-dir:{backbone}" if Path(backbone).is_dir() else backbone.removeprefix("timm/")
+    with hub_errors(backbone):
+        return TimmImageEncoder(timm.create_model(name, pretrained=True, num_classes=0))
+
+
+def load_starter(backbone: str, progress: Callable[[str], None] | None = None) -> TimmImageEncoder:
+    """The starter's vision backbone, without its classifier; made in the local cache on first use.
+
+    Raises:
+        EPALMError: no such starter vision backbone.
+    """
+    from epalm.starter import backbone_dir
+
+    if backbone not in STARTER_ARCHITECTURES:
+        known = " or ".join(STARTER_ARCHITECTURES)
+        raise EPALMError(f"{backbone} is no starter image encoder: use {known}.")
+    state = load_file(backbone_dir(backbone, progress) / "model.safetensors")
+    network = timm.create_model(STARTER_ARCHITECTURES[backbone], pretrained=False, num_classes=0)
+    network.load_state_dict({k: v for k, v in state.items() if not k.startswith("classifier.")})
+    return TimmImageEncoder(network)
+
+
+def from_original(
+    state: dict[str, Tensor], num_heads: int, img_size: int | tuple[int, int]
+) -> TimmImageEncoder:
+    """A ViT from the original's state dict, whose key names are timm's; sizes are read from the tensors."""
+    width, _, patch, _ = state["patch_embed.proj.weight"].shape
+    network = timm.models.VisionTransformer(
+        img_size=img_size,
+        patch_size=patch,
+        embed_dim=width,
+        depth=1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks.")),
+        num_heads=num_heads,
+        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / width,
+        qkv_bias="blocks.0.attn.qkv.bias" in state,
+        num_classes=0,
+    )
+    network.load_state_dict({key: value for key, value in state.items() if not key.startswith("head.")})
+    return TimmImageEncoder(network)
