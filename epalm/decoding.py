@@ -121,10 +121,9 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
         Returns:
             (B, T + new) ids, padded with the LM's pad token behind the end of the shorter ones.
         """
-        cache = None
         if use_cache:
             plan = self.plan(injection, 0 if tokens is None else tokens.shape[1])
-            cache = InjectedCache(plan, 0 if prompt is None else prompt.shape[1])
+            options["past_key_values"] = InjectedCache(plan, 0 if prompt is None else prompt.shape[1])
         method: Callable | None = None
         if generation.num_beams > 1 and generation.beam_scoring == "reference":
             method = reference_beam_search
@@ -138,7 +137,6 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
             prompt=prompt,
             tokens=tokens,
             injection=injection,
-            past_key_values=cache,
             use_cache=use_cache,
             num_beams=generation.num_beams,
             custom_generate=method,

@@ -37,8 +37,8 @@ def open_image(source: ImageSource) -> Image.Image:
     """Read an image the way a person sees it: upright, first frame, eight bits, on a white ground.
 
     Args:
-        source: a path, the bytes of a file, a PIL image (left as it is), or an array (H, W), (H, W, 1), (H, W, 3)
-            or (H, W, 4) of uint8, of uint16 with white at 65535, or of float with white at 1.
+        source: a path, the bytes of a file, a PIL image (left as it is), or an array (H, W), (H, W, 1),
+            (H, W, 3) or (H, W, 4) of uint8, of uint16 with white at 65535, or of float with white at 1.
 
     Returns:
         RGB image. Above 3072 pixels on the shorter side it is reduced, to bound the memory used.
@@ -117,7 +117,7 @@ def image_from_array(array: np.ndarray) -> Image.Image:
     """(H, W), (H, W, 1), (H, W, 3) or (H, W, 4) -> PIL image."""
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if array.size == 0 or array.ndim != 2 and (array.ndim != 3 or array.shape[2] not in (3, 4)):
+    if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         raise EPALMError(f"An array of shape {array.shape} is not an image: use (height, width, 3).")
     return Image.fromarray(eight_bits(array))
 
@@ -146,8 +146,8 @@ class ImageRecipe:
     Fields:
         name: "epalm" (the paper's), "starter", or the timm model whose own recipe this is.
         size: side of the square result, in pixels.
-        resize: "squash" (both sides to the target, ratio not kept), "crop" (shorter side to the target, centre
-            kept) or "pad" (longer side to the target, filled up with the mean colour).
+        resize: "squash" (both sides to the target, ratio not kept), "crop" (shorter side to the target,
+            centre kept) or "pad" (longer side to the target, filled up with the mean colour).
         crop_pct: the image is resized to floor(size / crop_pct), then the central size×size is taken.
         interpolation: a PIL resampling filter, lower case; antialiased.
         mean, std: per RGB channel, for values in 0…1.
@@ -183,8 +183,10 @@ class ImageRecipe:
         if self.resize == "squash":
             width, height = target, target
         elif self.resize == "crop":
-            image = centred(image, *(min(side, MAX_ASPECT * min(image.size)) for side in image.size))
             shorter = min(image.size)
+            image = centred(
+                image, min(image.width, MAX_ASPECT * shorter), min(image.height, MAX_ASPECT * shorter)
+            )
             width, height = (target * side // shorter for side in image.size)
         else:
             longer = max(image.size)

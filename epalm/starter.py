@@ -58,7 +58,7 @@ def backbone_dir(backbone_id: str, progress: Progress | None = None) -> Path:
     if backbone_id not in WHEELS:
         raise EPALMError(f"There is no starter backbone '{backbone_id}'; the known ones are {', '.join(WHEELS)}.")
     wheel = WHEELS[backbone_id]
-    root = Path(os.environ.get("EPALM_CACHE") or Path.home() / ".cache" / "epalm") / "backbones"
+    root = cache_root() / "backbones"
     # The pinned hash is part of the name, so a new pin never meets a folder made from an older wheel.
     folder = root / f"{backbone_id.removeprefix('starter/')}-{wheel.sha256[:8]}"
     if folder.is_dir():
@@ -73,6 +73,11 @@ def backbone_dir(backbone_id: str, progress: Progress | None = None) -> Path:
             f"The cache folder {root} cannot be written ({error.strerror or error}); set EPALM_CACHE to one that can."
         ) from error
     return folder
+
+
+def cache_root() -> Path:
+    """Where everything fetched is kept: `$EPALM_CACHE`, or `~/.cache/epalm`."""
+    return Path(os.environ.get("EPALM_CACHE") or Path.home() / ".cache" / "epalm")
 
 
 def _make(backbone_id: str, wheel: Wheel, folder: Path, progress: Progress) -> None:

@@ -27,6 +27,7 @@ from epalm.config import (
 )
 from epalm.download import Progress, download
 from epalm.errors import EPALMError
+from epalm.image import RECIPES
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Preset:
             prompt=PromptConfig(self.prompt_length, self.prompt_mlp),
             task=task,
             generation=self.generation,
-            recipe={"name": self.recipe},
+            recipe=RECIPES["epalm"].to_dict() if self.modality == "image" else {"name": self.recipe},
             shared_connector=self.shared_connector,
             description=f"{self.title}, published with the paper",
             metrics={self.result.metric: self.result.value} if self.result else {},

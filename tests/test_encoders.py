@@ -1,4 +1,4 @@
-"""Frozen encoders: their features equal the original's recorded ones; foreign weights load under the library's names."""
+"""Frozen encoders: features equal the original's recorded ones; its weights load under library names."""
 
 import json
 from pathlib import Path
@@ -223,7 +223,7 @@ def test_files_that_are_no_encoder(tmp_path):
 
 def test_local_folders(tmp_path):
     torch.manual_seed(0)
-    sizes = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
     ASTModel(ASTConfig(**sizes, max_length=32, num_mel_bins=32)).save_pretrained(tmp_path / "ast")
     TimesformerModel(TimesformerConfig(**sizes, image_size=32, num_frames=2)).save_pretrained(
         tmp_path / "video"

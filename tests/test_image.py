@@ -1,4 +1,4 @@
-"""Images: every file a person may have is shown as they see it or refused in one sentence; recipes are exact."""
+"""Images: every file is shown as a person sees it or refused in one sentence; recipes are exact."""
 
 import json
 from dataclasses import replace

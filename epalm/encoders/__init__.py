@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from httpx import HTTPError
@@ -27,6 +28,7 @@ class Encoder(nn.Module):
     """
 
     modality: str
+    network: Any
 
     def __init__(self, network: nn.Module, widths: Sequence[int]) -> None:
         super().__init__()
@@ -89,7 +91,7 @@ def load_encoder(
 
     name, path = str(backbone), Path(backbone)
     if name.startswith("starter/"):
-        encoder = timm_image.load_starter(name, progress)
+        encoder: Encoder = timm_image.load_starter(name, progress)
     elif path.is_file():
         encoder = recorded.encoder_from_file(path)
     elif (kind := model_type(name)) == "timm":
@@ -100,14 +102,14 @@ def load_encoder(
         encoder = ast.load(name)
     else:
         raise EPALMError(
-            f"{name} is a model of type {kind!r}, which is no supported encoder: use a timm model for images, "
-            "a TimeSformer for video or an AST for audio."
+            f"{name} is a model of type {kind!r}, which is no supported encoder: use a timm model for "
+            "images, a TimeSformer for video or an AST for audio."
         )
     return encoder.to(device=device, dtype=dtype)
 
 
 def model_type(backbone: str) -> str:
-    """ "timm", or the `model_type` that a transformers model's config.json states.
+    """The library a backbone is from: "timm", or else the `model_type` in a transformers model's config.json.
 
     Raises:
         EPALMError: neither a folder with a config.json nor a model that the hub knows.
@@ -135,5 +137,6 @@ def hub_errors(backbone: str) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError, HTTPError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
         raise EPALMError(
-            f"The encoder {backbone} could not be loaded; check its name, its files and the network ({reason})."
+            f"The encoder {backbone} could not be loaded; check its name, its files and the network "
+            f"({reason})."
         ) from error

@@ -27,7 +27,9 @@ RENAMES = (
 
 
 class ASTEncoder(Encoder):
-    """[CLS] after every layer, through the final layer norm. Media: (B, time, mel) float, e.g. (B, 1024, 128)."""
+    """[CLS] after every layer, through the final layer norm. Media: (B, time, mel) float; (B, 1024, 128)
+    for the published weights.
+    """
 
     modality = "audio"
 

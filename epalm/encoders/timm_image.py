@@ -3,10 +3,11 @@
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import timm
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from epalm.encoders import Encoder, hub_errors
 from epalm.errors import EPALMError
@@ -24,7 +25,7 @@ class TimmImageEncoder(Encoder):
 
     modality = "image"
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Any) -> None:
         if not hasattr(network, "forward_intermediates"):
             raise EPALMError(
                 f"timm gives no per-layer features for {type(network).__name__}: choose another timm model."

@@ -1,0 +1,361 @@
+"""EPALM: one frozen language model, and adapters that let it perceive.
+
+    from epalm import EPALM
+
+    model = EPALM.from_pretrained("starter")
+    model.caption("photo.jpg")
+    model.ask("photo.jpg", "what is this?")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+
+from epalm.adapter import CONFIG, WEIGHTS, Adapter
+from epalm.backbones import choose_device, choose_dtype, load_lm
+from epalm.config import AdapterConfig
+from epalm.convert import convert
+from epalm.decoding import InjectedLM, with_overrides
+from epalm.encoders import Encoder, load_encoder
+from epalm.errors import EPALMError
+from epalm.image import ImageRecipe, ImageSource, open_image
+from epalm.starter import cache_root
+from epalm.text import TaskText, pad_left
+from epalm.zoo import ZOO, fetch_checkpoint
+
+STARTER = Path(__file__).parent.parent / "assets" / "starter"
+Progress = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One thing to describe or to answer."""
+
+    media: ImageSource  # a file, a PIL image, an array or the bytes of a file
+    question: str | None = None  # None asks for a caption
+    adapter: str | None = None  # name of the adapter; None picks the one for the task
+
+
+class EPALM(
+    nn.Module,
+    ModelHubMixin,
+    library_name="epalm",
+    license="mit",
+    tags=["multimodal", "image-to-text", "visual-question-answering"],
+    repo_url="https://github.com/mshukor/eP-ALM",
+):
+    """A frozen LM, frozen encoders and the adapters between them.
+
+    Args:
+        lm: the LM with injection.
+        adapters: by name; all trained for this LM.
+        encoders: by the id in the adapters' configs; adapters with the same encoder share it.
+    """
+
+    def __init__(
+        self,
+        lm: InjectedLM,
+        tokenizer: PreTrainedTokenizerBase,
+        adapters: dict[str, Adapter],
+        encoders: dict[str, Encoder],
+    ):
+        super().__init__()
+        self.lm = lm
+        self.tokenizer = tokenizer
+        self.adapters = nn.ModuleDict(adapters)
+        self.encoders = encoders  # a plain dict: ids contain dots, and `to()` has been decided at loading
+        self.texts = {name: TaskText(adapter.config.task, tokenizer) for name, adapter in adapters.items()}
+        self.recipes = {
+            name: ImageRecipe.from_dict(adapter.config.recipe) for name, adapter in adapters.items()
+        }
+
+    # ---------------------------------------------------------------- loading and saving
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        name: str | Path = "starter",
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        device_map: str | dict | None = None,
+        lm: str | None = None,
+        encoder: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        progress: Progress | None = None,
+    ) -> EPALM:
+        """Load adapters and the backbones they name.
+
+        Args:
+            name: "starter", a published model (`python -m epalm models`), an adapter folder, a folder of
+                several adapters for one LM, or the hub id of such a folder.
+            device, dtype: chosen by what the machine has if None.
+            device_map: spread an LM over several devices, as in `transformers`.
+            lm, encoder: use these ids or folders instead of those that the adapter names.
+            progress: told in words what takes time.
+        Raises:
+            EPALMError: something cannot be found, fetched or read, or does not fit together.
+        """
+        say = progress or (lambda message: None)
+        device = device or choose_device()
+        if dtype is None:
+            dtype, why = choose_dtype(device)
+            say(f"Running on {device} in {why}")
+        folders = adapter_folders(resolve(str(name), revision, token, say))
+        adapters = {key: Adapter.load(folder) for key, folder in folders.items()}
+        first = next(iter(adapters.values()))
+        for key, adapter in adapters.items():
+            if adapter.config.lm != first.config.lm:
+                raise EPALMError(
+                    f"The adapters of {name} need different language models: "
+                    f"'{key}' needs {adapter.config.lm.id}, another one {first.config.lm.id}."
+                )
+            if adapter.config.task.modality != "image":
+                raise EPALMError(
+                    f"'{key}' of {name} is a {adapter.config.task.modality} adapter, and this version perceives images."
+                )
+        lm_config = first.config.lm
+        if lm is not None:
+            lm_config = dataclasses.replace(lm_config, id=lm, revision=None)
+        say(f"Loading the language model {lm_config.id} …")
+        frozen, tokenizer = load_lm(lm_config, device, dtype, device_map, say)
+        injected = InjectedLM(frozen)
+        encoders: dict[str, Encoder] = {}
+        for adapter in adapters.values():
+            wanted = adapter.config.encoder
+            if wanted.id not in encoders:
+                say(f"Loading the encoder {encoder or wanted.id} …")
+                encoders[wanted.id] = load_encoder(encoder or wanted.id, dtype, str(injected.device), say)
+            check_encoder(encoders[wanted.id], adapter.config, encoder)
+            adapter.to(injected.device)
+        return cls(injected, tokenizer, adapters, encoders)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        if len(self.adapters) == 1:
+            next(iter(self.adapters.values())).save(save_directory)
+            return
+        for name, adapter in self.adapters.items():
+            adapter.save(save_directory / name)
+        index = {"adapters": sorted(self.adapters)}
+        (save_directory / CONFIG).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+    # ---------------------------------------------------------------- use
+
+    def caption(self, media: ImageSource, **options: Any) -> str:
+        """Describe an image; options as in `generate`."""
+        return self.generate([Request(media)], **options)[0]
+
+    def ask(self, media: ImageSource, question: str, **options: Any) -> str:
+        """Answer a question about an image; options as in `generate`."""
+        return self.generate([Request(media, question)], **options)[0]
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        beams: int | None = None,
+        max_new_tokens: int | None = None,
+        use_cache: bool = True,
+        **options: Any,
+    ) -> list[str]:
+        """Answer several requests; each gets the text that it gets alone.
+
+        Requests of one adapter are decoded together. In `reference` mode the perceptual token sees padding,
+        so there only inputs of equal length are.
+
+        Args:
+            beams, max_new_tokens: instead of the adapters' defaults.
+            use_cache: False re-runs the whole prefix for every token; the same text, slowly.
+            options: passed to `transformers`' `generate`, such as do_sample or temperature.
+        Raises:
+            EPALMError: a file cannot be read, a question is empty or too long, or there is no adapter for it.
+        """
+        prepared = [self._prepare(request) for request in requests]
+        answers = [""] * len(requests)
+        groups: dict[tuple[str, int | None], list[int]] = {}
+        for i, (name, ids, _) in enumerate(prepared):
+            strict = self.adapters[name].config.injection.mask == "reference"
+            groups.setdefault((name, len(ids) if strict else None), []).append(i)
+        for (name, _), members in groups.items():
+            ids = [prepared[i][1] for i in members]
+            tokens = self.perceive(name, torch.stack([prepared[i][2] for i in members]))
+            out = self._decode(name, ids, tokens, beams, max_new_tokens, use_cache, **options)
+            for i, row in zip(members, out.tolist(), strict=True):
+                answers[i] = self.texts[name].answer(row)
+        return answers
+
+    def stream(
+        self, request: Request, beams: int | None = None, max_new_tokens: int | None = None, **options: Any
+    ) -> Iterator[str]:
+        """The text so far, growing token by token; with several beams once, when the best one is known.
+
+        Closing the iterator stops the generation. Raises like `generate`.
+        """
+        name, ids, media = self._prepare(request)
+        defaults = with_overrides(self.adapters[name].config.generation, beams, max_new_tokens)
+        if defaults.num_beams > 1:
+            yield self.generate([request], beams, max_new_tokens, **options)[0]
+            return
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        stopped = _Stopped()
+        failure: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                tokens = self.perceive(name, media[None])
+                options["stopping_criteria"] = StoppingCriteriaList([stopped])
+                self._decode(name, [ids], tokens, beams, max_new_tokens, streamer=streamer, **options)
+            except BaseException as error:
+                failure.append(error)
+                streamer.end()
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        text = ""
+        try:
+            for piece in streamer:
+                text += piece
+                if text.strip():
+                    yield text.strip()
+        finally:
+            stopped.now = True
+            thread.join()
+        if failure:
+            raise failure[0]
+
+    @torch.inference_mode()
+    def perceive(self, name: str, media: Tensor) -> Tensor:
+        """(B, …) media tensors -> (B, n, H) perceptual tokens of adapter `name`."""
+        adapter = self.adapters[name]
+        encoder = self.encoders[adapter.config.encoder.id]
+        return adapter.tokens(encoder(media, adapter.config.encoder.feature_layers))
+
+    def adapter_for(self, modality: str, task: str) -> str:
+        """Name of the first adapter for a modality and task; EPALMError says what there is instead."""
+        for name, adapter in self.adapters.items():
+            if (adapter.config.task.modality, adapter.config.task.name) == (modality, task):
+                return name
+        has = ", ".join(f"{a.config.task.modality} {a.config.task.name}" for a in self.adapters.values())
+        raise EPALMError(f"This model has no adapter for {modality} {task}; it has: {has}.")
+
+    def _prepare(self, request: Request) -> tuple[str, list[int], Tensor]:
+        """Adapter name, input ids and media tensor of a request."""
+        name = request.adapter
+        if name is None:
+            name = self.adapter_for("image", "caption" if request.question is None else "qa")
+        elif name not in self.adapters:
+            raise EPALMError(f"There is no adapter '{name}'; loaded are: {', '.join(self.adapters)}.")
+        text = self.texts[name]
+        ids = text.ids(text.input(request.question))
+        return name, ids, self.recipes[name](open_image(request.media))
+
+    @torch.inference_mode()
+    def _decode(
+        self,
+        name: str,
+        ids: Sequence[Sequence[int]],
+        tokens: Tensor,
+        beams: int | None,
+        max_new_tokens: int | None,
+        use_cache: bool = True,
+        **options: Any,
+    ) -> Tensor:
+        """New token ids (B, new) behind the inputs."""
+        adapter = self.adapters[name]
+        pad = self.tokenizer.pad_token_id
+        padded, mask = pad_left(ids, self.tokenizer.eos_token_id if pad is None else pad)
+        prompt = None if adapter.prompt is None else adapter.prompt().expand(len(ids), -1, -1)
+        out = self.lm.decode(
+            padded.to(self.lm.device),
+            mask.to(self.lm.device),
+            prompt,
+            tokens,
+            adapter.config.injection,
+            with_overrides(adapter.config.generation, beams, max_new_tokens),
+            use_cache,
+            **options,
+        )
+        return out[:, padded.shape[1] :]
+
+
+class _Stopped(StoppingCriteria):
+    """Ends a generation that nobody listens to any more."""
+
+    now = False
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        return torch.full((input_ids.shape[0],), self.now, device=input_ids.device)
+
+
+def resolve(name: str, revision: str | None, token: str | bool | None, say: Progress) -> Path:
+    """The local folder of a model's adapters: shipped, converted from a published checkpoint, or from the hub."""
+    if name == "starter":
+        return STARTER
+    if name in ZOO:
+        folder = cache_root() / "adapters" / name
+        if not (folder / WEIGHTS).exists():
+            preset = ZOO[name]
+            say(f"Fetching the published checkpoint of {preset.title} ({preset.megabytes} MB) …")
+            shown = -1
+
+            def percent(done: int, total: int | None) -> None:
+                nonlocal shown
+                part = 10 * done // total if total else shown
+                if part > shown:
+                    shown = part
+                    say(f"  {10 * part} % of {total // 1_000_000 if total else '?'} MB")
+
+            convert(fetch_checkpoint(preset, cache_root() / "downloads", percent), folder, name)
+        return folder
+    if Path(name).is_dir():
+        return Path(name)
+    if Path(name).exists() or name.count("/") != 1:
+        raise EPALMError(
+            f"'{name}' is no model: give 'starter', a published model (see `python -m epalm models`), "
+            "an adapter folder or a hub id such as 'user/adapter'."
+        )
+    try:
+        patterns = [CONFIG, WEIGHTS, f"*/{CONFIG}", f"*/{WEIGHTS}"]
+        return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=patterns))
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".:")
+        raise EPALMError(
+            f"{name} is no local folder, and the hub did not give it; check the name and the network ({reason})."
+        ) from error
+
+
+def adapter_folders(folder: Path) -> dict[str, Path]:
+    """Name -> folder of every adapter in a model folder.
+
+    A folder holds one adapter, or several in sub-folders that its `config.json` lists as "adapters".
+    """
+    try:
+        listed = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("adapters")
+    except (OSError, ValueError, AttributeError):
+        listed = None  # read again, and reported, as a single adapter's config
+    if listed is None:
+        task = AdapterConfig.load(folder / CONFIG).task
+        return {f"{task.modality}-{task.name}": folder}
+    return {name: folder / name for name in listed}
+
+
+def check_encoder(encoder: Encoder, config: AdapterConfig, given: str | None) -> None:
+    """Refuse an encoder whose features are not as wide as the connectors; EPALMError names both sides."""
+    depth = len(encoder.widths)
+    found = [encoder.widths[layer] if -depth <= layer < depth else None for layer in config.encoder.feature_layers]
+    if found != list(config.encoder.widths):
+        raise EPALMError(
+            f"The adapter was trained for {config.encoder.id} with features of widths "
+            f"{list(config.encoder.widths)}, but {given or config.encoder.id} gives {found}."
+        )

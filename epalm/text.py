@@ -1,0 +1,73 @@
+"""Requests to token ids, generated ids back to text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import AddedToken, PreTrainedTokenizerBase
+
+from epalm.config import TaskConfig
+from epalm.errors import EPALMError
+
+MAX_QUESTION = 1000  # characters
+
+
+class TaskText:
+    """The text side of one adapter: its template with the LM's tokenizer.
+
+    The original's QA adapters separate question and answer by `</a>`, a special token that the LM's
+    embedding matrix has a spare, untrained row for; it takes the white space on both sides with it.
+    """
+
+    def __init__(self, task: TaskConfig, tokenizer: PreTrainedTokenizerBase):
+        self.task, self.tokenizer = task, tokenizer
+        if task.answer_token is not None:
+            token = AddedToken(task.answer_token, lstrip=True, rstrip=True, special=True)
+            tokenizer.add_special_tokens({"additional_special_tokens": [token]})
+
+    def input(self, question: str | None) -> str:
+        """The text in front of the answer.
+
+        Raises:
+            EPALMError: the question is missing, empty or too long, or the task takes none.
+        """
+        if self.task.name == "caption":
+            return self.task.input
+        question = " ".join((question or "").split())
+        if not question:
+            raise EPALMError("The question is empty; type what you want to know, such as 'what is this?'.")
+        if len(question) > MAX_QUESTION:
+            raise EPALMError(
+                f"The question has {len(question)} characters; please ask in at most {MAX_QUESTION}."
+            )
+        return self.task.input.replace("{question}", question)
+
+    def training_text(self, question: str | None, answer: str) -> tuple[str, str]:
+        """(input, output) of a training example; the output ends with the LM's end token."""
+        return self.input(question), self.task.output.replace("{text}", answer) + self.tokenizer.eos_token
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids, with the start token if the LM's tokenizer puts one."""
+        return self.tokenizer(text)["input_ids"]
+
+    def answer(self, ids: Sequence[int]) -> str:
+        """Generated ids -> text up to the end token, stripped.
+
+        As in the original, a second answer token ends the answer, and spaces before punctuation are closed.
+        """
+        stop = {self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids(self.task.answer_token or "")}
+        end = next((i for i, token in enumerate(ids) if token in stop), len(ids))
+        text = self.tokenizer.decode(
+            ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=True
+        )
+        return text.strip()
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Token id lists -> (B, T) ids padded on the left, so that every row ends where its answer begins, and mask."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
