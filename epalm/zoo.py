@@ -110,7 +110,7 @@ class Preset:
         if self.task == "qa":
             task = dataclasses.replace(task, answer_token=ANSWER_TOKEN)
         return AdapterConfig(
-            lm=LMConfig(self.lm.id, width, width, self.lm.layers, self.lm.revision),
+            lm=LMConfig(self.lm.id, width, width, self.lm.layers, "opt", self.lm.revision),
             encoder=EncoderConfig(
                 self.encoder.id, self.feature_layers, (self.encoder.width,) * self.injected, self.encoder.revision
             ),

@@ -44,7 +44,7 @@ def test_injection_is_that_of_the_paper():
         assert (preset.start_layer, preset.end_layer, preset.injected) == (19, 31, 6)
         assert preset.feature_layers == (-6, -5, -4, -3, -2, -1)
         assert preset.end_layer <= preset.lm.layers and preset.injected <= preset.encoder.layers
-        assert preset.mask == "reference" and preset.prompt_length == 10
+        assert preset.config.injection.mask == "reference" and preset.prompt_length == 10
         assert (preset.generation.num_beams, preset.generation.max_length) == (3, 30)
 
 

@@ -1,19 +1,15 @@
 """The frozen encoder's features of all pictures, computed once: the starter trains on these, never on pixels.
 
-python -m train.starter.features WORK [--views 8]     # WORK/manifest.jsonl -> WORK/features.safetensors
-
-Tensors of the file (N pictures in the manifest's order, V = 1 + views; view 0 is the picture as it is used later):
+Tensors of the file (N pictures in the manifest's order, V = 1 + views; view 0 is the picture itself):
     layer0 … layer4   (N, V, 16 | 24 | 48 | 120 | 1280) float16   pooled features of the encoder's layers
     mean, std         (1280,) float32   of layer4 over all pictures and views
     head.weight, head.bias   (1000, 1280), (1000,) float32   the encoder's own classifier on layer4
 """
 
-import argparse
 import json
 import random
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageFilter
 from safetensors.torch import load_file, save_file
@@ -38,7 +34,7 @@ def over(picture: Image.Image, background: Image.Image) -> Image.Image:
 
 
 def random_background(size: tuple[int, int], photos: list[Path], rng: random.Random) -> Image.Image:
-    """White mostly, else one colour, a gradient of two, or a photo that is too blurred to show its own thing."""
+    """White mostly, else one colour, a gradient of two, or a photo too blurred to show its own thing."""
     colour = tuple(rng.randrange(256) for _ in range(3))
     kind = rng.choices(("white", "colour", "gradient", "photo"), (35, 20, 20, 25 if photos else 0))[0]
     if kind == "white":
@@ -89,7 +85,9 @@ def augmented(picture: Image.Image, photos: list[Path], rng: random.Random) -> I
 
 
 @torch.no_grad()
-def encode(paths: list[Path], view: int, photos: list[Path], encoder: torch.nn.Module, seed: int) -> list[Tensor]:
+def encode(
+    paths: list[Path], view: int, photos: list[Path], encoder: torch.nn.Module, seed: int
+) -> list[Tensor]:
     """Features of one view of every picture: per layer (N, width) float16. View 0 is the picture on white."""
     recipe, layers, batches = RECIPES["starter"], range(len(encoder.widths)), []
     for start in range(0, len(paths), 32):
@@ -103,32 +101,28 @@ def encode(paths: list[Path], view: int, photos: list[Path], encoder: torch.nn.M
     return [torch.cat(parts).half() for parts in zip(*batches, strict=True)]
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("work", type=Path)
-    arguments.add_argument("--views", type=int, default=8, help="augmented views per picture")
-    arguments.add_argument("--threads", type=int, default=1)
-    arguments.add_argument("--seed", type=int, default=0)
-    args = arguments.parse_args()
-    torch.set_num_threads(args.threads)
-
-    rows = [json.loads(line) for line in (args.work / "manifest.jsonl").read_text().splitlines()]
-    paths = [args.work / row["path"] for row in rows]
-    photos = [path for path, row in zip(paths, rows, strict=True) if row["is_photo"] and row["category"] == "building"]
+def encode_pictures(work: Path, views: int = 6, seed: int = 0) -> None:
+    """WORK/manifest.jsonl -> WORK/features.safetensors, written after each view to be of use early."""
+    rows = [json.loads(line) for line in (work / "manifest.jsonl").read_text().splitlines()]
+    paths = [work / row["path"] for row in rows]
+    photos = [
+        path
+        for path, row in zip(paths, rows, strict=True)
+        if row["is_photo"] and row["category"] == "building"
+    ]
     encoder = load_encoder(ENCODER, progress=print).to(memory_format=torch.channels_last)
     classifier = load_file(backbone_dir(ENCODER) / "model.safetensors")
 
-    views: list[list[Tensor]] = []
-    for view in range(1 + args.views):
-        views.append(encode(paths, view, photos, encoder, args.seed))
-        tensors = {f"layer{i}": torch.stack(parts, 1) for i, parts in enumerate(zip(*views, strict=True))}
+    encoded: list[list[Tensor]] = []
+    for view in range(1 + views):
+        encoded.append(encode(paths, view, photos, encoder, seed))
+        tensors = {f"layer{i}": torch.stack(parts, 1) for i, parts in enumerate(zip(*encoded, strict=True))}
         final = tensors[f"layer{len(encoder.widths) - 1}"].float().flatten(0, 1)  # (N·V, 1280)
         tensors |= {"mean": final.mean(0), "std": final.std(0)}
-        tensors |= {"head.weight": classifier["classifier.weight"], "head.bias": classifier["classifier.bias"]}
-        save_file(tensors, args.work / "features.part")  # after each view, so that a long run can be used early
-        (args.work / "features.part").replace(args.work / "features.safetensors")
-        print(f"view {view} of {args.views}: {len(paths)} pictures", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+        tensors |= {
+            "head.weight": classifier["classifier.weight"],
+            "head.bias": classifier["classifier.bias"],
+        }
+        save_file(tensors, work / "features.part")
+        (work / "features.part").replace(work / "features.safetensors")
+        print(f"view {view} of {views}: {len(paths)} pictures", flush=True)

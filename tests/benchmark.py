@@ -1,0 +1,104 @@
+"""What the starter costs on this machine: `make benchmark` prints the numbers of the README's cost table.
+
+Starts the demo as a user does, waits for its page, sends the example pictures through its API, and reads the
+process' peak memory; then compares decoding with and without the cache in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from gradio_client import Client, handle_file
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "assets" / "examples").glob("*.jpg"))
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def demo(model: str) -> None:
+    """Seconds until the page answers, seconds per warm request, peak memory of the process."""
+    port = free_port()
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "app.py", "--model", model, "--port", str(port)], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        while True:
+            try:
+                urllib.request.urlopen(url, timeout=5).read()
+                break
+            except OSError:
+                if process.poll() is not None:
+                    sys.exit("The demo ended before its page was served.")
+                time.sleep(0.1)
+        print(f"page served after                 {time.perf_counter() - started:6.1f} s")
+        client = Client(url, verbose=False)
+
+        def timed(call, *arguments) -> float:
+            before = time.perf_counter()
+            call(*arguments)
+            return time.perf_counter() - before
+
+        def caption(path: Path) -> None:
+            client.predict(handle_file(path), api_name="/caption")
+
+        def ask(path: Path) -> None:
+            client.predict(handle_file(path), "what is this?", api_name="/ask")
+
+        print(f"first caption                     {timed(caption, EXAMPLES[0]):6.2f} s")
+        for name, call in (("warm caption", caption), ("warm answer", ask)):
+            seconds = [timed(call, path) for path in EXAMPLES * 3]
+            print(f"{name}, median of {len(seconds):2d}          {statistics.median(seconds):6.2f} s")
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+        print(f"peak memory of the demo           {int(peak.split()[1]) / 1e6:6.2f} GB")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def decoding(model: str) -> None:
+    """Ratio of decoding with the cache to re-running the prefix for every token, in one process."""
+    import torch
+
+    from epalm import EPALM, Request
+
+    loaded = EPALM.from_pretrained(model)
+    name = loaded.adapter_for("image", "caption")
+    trained = sum(p.numel() for p in loaded.adapters[name].parameters())
+    frozen = sum(p.numel() for m in (loaded.lm, *loaded.encoders.values()) for p in m.parameters())
+    print(f"trained, of all parameters        {trained / 1e6:6.2f} M of {(frozen + trained) / 1e6:.0f} M", end="")
+    print(f" ({100 * trained / (frozen + trained):.2f} %)")
+    _, ids, media = loaded._prepare(Request(EXAMPLES[0]))
+    tokens = loaded.perceive(name, media[None])
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(4):  # the first round warms up
+        for cached in (True, False):
+            before = time.perf_counter()
+            loaded.decode(name, [ids], tokens, 1, 60, cached, eos_token_id=None)
+            seconds[cached].append(time.perf_counter() - before)
+    fast, slow = (statistics.median(seconds[cached][1:]) for cached in (True, False))
+    print(f"60 tokens with the cache          {fast:6.2f} s, without {slow:.2f} s: {slow / fast:.1f} times faster")
+    print(f"on {torch.get_num_threads()} threads of {os.cpu_count()} CPUs, {next(loaded.lm.parameters()).dtype}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="starter")
+    arguments = parser.parse_args()
+    demo(arguments.model)
+    decoding(arguments.model)

@@ -1,0 +1,98 @@
+"""Whole models, random and tiny, in folders as a user would have them: nothing is fetched."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+)
+
+from epalm.adapter import Adapter
+from epalm.config import (
+    AdapterConfig,
+    EncoderConfig,
+    GenerationConfig,
+    InjectionConfig,
+    LMConfig,
+    PromptConfig,
+    TaskConfig,
+)
+from epalm.image import RECIPES
+
+LAYERS, WIDTH = 6, 32
+TOKENIZER = Path(__file__).parent / "golden" / "toy_tokenizer"
+ENCODER = "test_efficientnet"  # one of the architectures that timm keeps small for tests
+
+
+def save_lm(family: str, folder: Path) -> Path:
+    """A random LM with the toy tokenizer, as AutoModelForCausalLM and AutoTokenizer load it."""
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    sizes = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
+    sizes["vocab_size"] = len(tokenizer) + 6  # spare rows, as OPT has for "</a>"
+    ids = {"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1}
+    torch.manual_seed(0)
+    lm: PreTrainedModel
+    if family == "llama":
+        lm = LlamaForCausalLM(LlamaConfig(**sizes, **ids, intermediate_size=64, num_key_value_heads=2))
+    else:
+        lm = OPTForCausalLM(OPTConfig(**sizes, **ids, ffn_dim=64, word_embed_proj_dim=WIDTH))
+    for parameter in lm.parameters():  # large weights, so that logits differ clearly
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.25)
+    lm.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_encoder(folder: Path) -> tuple[Path, int]:
+    """A random timm network in timm's folder format, and the width of its last feature."""
+    torch.manual_seed(0)
+    network = timm.create_model(ENCODER, pretrained=False)
+    timm.models.save_for_hf(network, folder, safe_serialization=True)
+    return folder, network.head_hidden_size
+
+
+def save_adapters(lm: Path, encoder: Path, width: int, mask: str, inputs: dict[str, str], folder: Path) -> Path:
+    """Random adapters `image-caption` and `image-qa` that share one LM and one encoder."""
+    torch.manual_seed(0)
+    base = AdapterConfig(
+        lm=LMConfig(str(lm), WIDTH, WIDTH, LAYERS, "opt" if mask == "reference" else "llama"),
+        encoder=EncoderConfig(str(encoder), (-1, -1), (width, width)),
+        injection=InjectionConfig(2, LAYERS - 1 if mask == "reference" else LAYERS, mask=mask),
+        prompt=PromptConfig(3, mlp=False),
+        task=TaskConfig("caption", "image", inputs["caption"]),
+        generation=GenerationConfig(max_new_tokens=8),
+        recipe=replace(RECIPES["starter"], size=32).to_dict(),
+    )
+    token = "</a>" if "</a>" in inputs["qa"] else None
+    for task in (base.task, TaskConfig("qa", "image", inputs["qa"], answer_token=token)):
+        Adapter(replace(base, task=task)).save(folder / f"image-{task.name}")
+    (folder / "config.json").write_text(json.dumps({"adapters": ["image-caption", "image-qa"]}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`image-caption` and `image-qa` over a Llama-type LM, in `causal` mode as new adapters are."""
+    root = tmp_path_factory.mktemp("llama")
+    encoder, width = save_encoder(root / "encoder")
+    inputs = {"caption": "the picture shows", "qa": "{question}"}
+    return save_adapters(save_lm("llama", root / "lm"), encoder, width, "causal", inputs, root / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny_opt_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`image-caption` and `image-qa` over an OPT, in `reference` mode and with the published templates."""
+    root = tmp_path_factory.mktemp("opt")
+    encoder, width = save_encoder(root / "encoder")
+    inputs = {"caption": "", "qa": "{question}?</a>"}
+    return save_adapters(save_lm("opt", root / "lm"), encoder, width, "reference", inputs, root / "model")

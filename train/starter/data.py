@@ -1,0 +1,125 @@
+"""Batches for the starter: cached features of labelled pictures, and features drawn from the classifier."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from epalm.config import TaskConfig
+from epalm.text import TaskText
+from train.loop import Batch, text_batch
+from train.starter.distil import ClassifierSampler
+from train.starter.examples import Thing, question_about
+from train.starter.words import LABEL_OF, with_article
+
+TOKENS = 5  # perceptual tokens, each its own linear map of the encoder's last pooled feature
+
+
+class StarterData:
+    """Everything that was prepared in the work folder.
+
+    Attributes:
+        rows: the manifest, with "split" ("train" or "test") and "label_seen".
+        views: (N, V, 1280) features, view 0 being the picture as it is used later.
+        mean, std: (1280,) of the features; training sees standardised ones.
+        classes: what the classifier's 1000 classes are called.
+    """
+
+    def __init__(self, work: Path):
+        self.rows = [json.loads(line) for line in (work / "manifest.jsonl").read_text().splitlines()]
+        tensors = load_file(work / "features.safetensors")
+        self.views = tensors["layer4"]
+        self.mean, self.std = tensors["mean"], tensors["std"].clamp(min=1e-3)
+        self.things = [_picture(row) for row in self.rows]
+        self.classes = classifier_classes()
+        self.train = [i for i, row in enumerate(self.rows) if row["split"] == "train"]
+        self.test = [i for i, row in enumerate(self.rows) if row["split"] == "test"]
+        self.sampler = ClassifierSampler(
+            tensors["head.weight"].float(), tensors["head.bias"].float(), self.views[self.train].flatten(0, 1).float()
+        )
+
+    def standardised(self, features: Tensor) -> Tensor:
+        """Zero mean, unit variance per dimension."""
+        return (features.float() - self.mean) / self.std
+
+
+class Batches:
+    """The batch of every step: labelled pictures and classifier draws, half and half.
+
+    Args:
+        text: template and tokenizer of the task.
+        size: examples per batch.
+        noise: standard deviation of what is added to the standardised features.
+    """
+
+    def __init__(self, data: StarterData, text: TaskText, size: int, noise: float = 0.25, seed: int = 0):
+        self.data, self.text, self.size, self.noise, self.seed = data, text, size, noise, seed
+        self.pool = [data.things[i] for i in data.train] + data.classes
+        counts: dict[str, int] = {}
+        for i in data.train:
+            counts[data.rows[i]["label"]] = counts.get(data.rows[i]["label"], 0) + 1
+        self.weights = [counts[data.rows[i]["label"]] ** -0.5 for i in data.train]  # 12 apples are not 12 times one
+
+    def __call__(self, step: int) -> Batch:
+        rng = random.Random(f"{self.seed}/{step}")
+        generator = torch.Generator().manual_seed(rng.getrandbits(40))
+        data = self.data
+        pictures = rng.choices(data.train, self.weights, k=self.size // 2)
+        views = [rng.randrange(data.views.shape[1]) for _ in pictures]
+        classes = [rng.randrange(len(data.classes)) for _ in range(self.size - len(pictures))]
+        drawn = data.sampler.draw(torch.tensor(classes), generator)
+        features = torch.cat([data.views[pictures, views].float(), drawn])
+        features = data.standardised(features)
+        features = features + self.noise * torch.randn(features.shape, generator=generator)
+        things = [data.things[i] for i in pictures] + [data.classes[c] for c in classes]
+        return self.batch(features, [self._example(thing, rng) for thing in things])
+
+    def batch(self, features: Tensor, examples: list[tuple[str | None, str]]) -> Batch:
+        """Standardised features (B, 1280) with (question, answer) pairs."""
+        texts = []
+        for question, answer in examples:
+            before, after = self.text.training_text(question, answer)
+            texts.append((self.text.ids(before), self.text.ids(after)))
+        return Batch([features] * TOKENS, *text_batch(texts, self.text.tokenizer.pad_token_id))
+
+    def _example(self, thing: Thing, rng: random.Random) -> tuple[str | None, str]:
+        if self.text.task.name == "caption":
+            return None, thing.name(rng)
+        return question_about(thing, self.pool, rng)
+
+
+def held_out(data: StarterData) -> list[int]:
+    """Test pictures whose label also occurs in training."""
+    return [i for i in data.test if data.rows[i]["label_seen"]]
+
+
+
+
+def classifier_classes() -> list[Thing]:
+    """What the 1000 classes show, in the classifier's order: a name and the kind of thing ("beagle", "dog")."""
+    lines = Path(__file__).with_name("imagenet.txt").read_text(encoding="utf-8").splitlines()
+    things = []
+    for line in lines:
+        if line and not line.startswith("#"):
+            name, kind, category = line.split(" | ")
+            things.append(Thing(_phrases(name, kind), frozenset([name.lower(), kind]), category))
+    return things
+
+
+def _phrases(*nouns: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(with_article(noun) for noun in nouns))
+
+
+WORDS_OF: dict[str, set[str]] = {}
+for _word, _label in LABEL_OF.items():
+    WORDS_OF.setdefault(_label, set()).add(_word)
+
+
+def _picture(row: dict) -> Thing:
+    names = dict.fromkeys([row["caption"], with_article(row["label"])])
+    return Thing(tuple(names), frozenset(WORDS_OF.get(row["label"], set()) | {row["label"]}), row["category"])
