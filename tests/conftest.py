@@ -61,7 +61,9 @@ def save_encoder(folder: Path) -> tuple[Path, int]:
     return folder, network.head_hidden_size
 
 
-def save_adapters(lm: Path, encoder: Path, width: int, mask: str, inputs: dict[str, str], folder: Path) -> Path:
+def save_adapters(
+    lm: Path, encoder: Path, width: int, mask: str, inputs: dict[str, str], folder: Path
+) -> Path:
     """Random adapters `image-caption` and `image-qa` that share one LM and one encoder."""
     torch.manual_seed(0)
     base = AdapterConfig(

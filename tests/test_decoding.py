@@ -26,14 +26,14 @@ def test_cached_decoding_gives_the_logits_and_tokens_of_uncached_decoding(family
     options = {"return_dict_in_generate": True, "output_logits": True, "eos_token_id": None}
     cached, uncached = (lm.decode(*args, use_cache=c, **options) for c in (True, False))
     assert cached.sequences.tolist() == uncached.sequences.tolist()
-    torch.testing.assert_close(
-        torch.stack(cached.logits), torch.stack(uncached.logits), rtol=0, atol=2e-4
-    )
+    torch.testing.assert_close(torch.stack(cached.logits), torch.stack(uncached.logits), rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize("scoring", ["library", "reference"])
 @pytest.mark.parametrize("mask", ["causal", "reference"])
-@pytest.mark.parametrize("layout", ["one layer behind the range, as published", "several layers behind the range"])
+@pytest.mark.parametrize(
+    "layout", ["one layer behind the range, as published", "several layers behind the range"]
+)
 def test_beam_search_is_the_same_with_and_without_cache(layout, mask, scoring):
     lm, (config, n) = tiny_lm("opt"), injection(layout, mask)
     args = (*inputs(lm, n), config, GenerationConfig(3, max_new_tokens=NEW, beam_scoring=scoring))

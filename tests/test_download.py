@@ -168,7 +168,7 @@ def test_a_missing_file_is_named_without_retrying(server, tmp_path):
 def test_a_server_that_is_down_is_named(tmp_path):
     with Server() as gone:
         url = gone.url("ok")
-    with pytest.raises(EPALMError, match="could not be downloaded .*check the network") as error:
+    with pytest.raises(EPALMError, match=r"could not be downloaded .*check the network") as error:
         fetch(url, tmp_path / "a.pth")
     assert url in str(error.value)
 

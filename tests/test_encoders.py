@@ -275,5 +275,5 @@ def test_unknown_backbones(tmp_path):
     with pytest.raises(EPALMError, match="type 'bert'"):
         load_encoder(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(EPALMError, match="no readable config.json"):
+    with pytest.raises(EPALMError, match=r"no readable config\.json"):
         load_encoder(tmp_path / "empty")

@@ -194,7 +194,7 @@ def test_broken_files_are_named_in_one_sentence(tmp_path, name, content, sentenc
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(EPALMError, match="nowhere.jpg does not exist"):
+    with pytest.raises(EPALMError, match=r"nowhere\.jpg does not exist"):
         open_image(tmp_path / "nowhere.jpg")
     with pytest.raises(EPALMError, match="is a folder"):
         open_image(tmp_path)

@@ -51,7 +51,8 @@ def test_cached_equals_uncached(name, request):
     model = request.getfixturevalue(name)
     for question in (None, "what is this?"):
         texts = [
-            model.generate([Request(NOISE, question)], max_new_tokens=8, use_cache=cache) for cache in (True, False)
+            model.generate([Request(NOISE, question)], max_new_tokens=8, use_cache=cache)
+            for cache in (True, False)
         ]
         assert texts[0] == texts[1]
 
@@ -97,7 +98,7 @@ def test_closing_a_stream_ends_its_work(model):
 
 def test_an_unreadable_file_fails_before_anything_is_generated_and_the_next_request_works(model, tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
-    with pytest.raises(EPALMError, match="text.jpg"):
+    with pytest.raises(EPALMError, match=r"text\.jpg"):
         list(model.stream(Request(tmp_path / "text.jpg")))
     assert model.caption(RED) is not None
 
@@ -105,7 +106,7 @@ def test_an_unreadable_file_fails_before_anything_is_generated_and_the_next_requ
 def test_another_language_model_is_refused_naming_both(tiny_model_dir, tiny_opt_dir):
     other = EPALM.from_pretrained(tiny_opt_dir, device="cpu").adapters
     wrong = next(iter(other.values())).config.lm.id
-    with pytest.raises(EPALMError, match="was trained for .*type llama.* but .* is type opt"):
+    with pytest.raises(EPALMError, match=r"was trained for .*type llama.* but .* is type opt"):
         EPALM.from_pretrained(tiny_model_dir, device="cpu", lm=wrong)
 
 

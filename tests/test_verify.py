@@ -23,18 +23,22 @@ def test_recorded_case(case):
     checks = verify(GOLDEN / case)
     assert [check for check in checks if not check.ok] == []
     names = " ".join(check.name for check in checks)
-    for part in ("features", "connector", "layer inputs", "logits", "loss", "gradients", "two optimizer steps"):
+    for part in ("features", "connector", "layer inputs", "logits", "loss", "gradients"):
         assert part in names
-    for part in ("greedy cached: tokens", "greedy uncached: tokens", "beam3 cached: tokens"):
+    for part in ("two optimizer steps", "greedy cached: tokens", "greedy uncached: tokens"):
         assert part in names
+    assert "beam3 cached: tokens" in names
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_other_precisions(dtype):
-    assert [check for check in verify(GOLDEN / "image_shared_a", dtype=dtype) if check.decides and not check.ok] == []
+    checks = verify(GOLDEN / "image_shared_a", dtype=dtype)
+    assert [check for check in checks if check.decides and not check.ok] == []
 
 
-@pytest.mark.parametrize("file, tensor", [("encoder", "norm.bias"), ("lm", "model.decoder.layers.3.fc1.bias")])
+@pytest.mark.parametrize(
+    "file, tensor", [("encoder", "norm.bias"), ("lm", "model.decoder.layers.3.fc1.bias")]
+)
 def test_a_changed_weight_is_noticed(tmp_path, file, tensor):
     case = shutil.copytree(GOLDEN / "edge_single_a", tmp_path / "case")
     state = load_file(case / f"{file}.safetensors")

@@ -15,21 +15,20 @@ def main() -> int:
     starter = commands.add_parser(
         "starter",
         help="rebuild assets/starter from labelled pictures that Debian packages ship",
-        description="Collect labelled pictures from Debian packages, encode them, train the starter's caption and "
-        "question adapters, and measure them on held-out pictures. Every stage is kept in the work folder, so a "
-        "second call goes on where the first one stopped.",
+        description="Collect labelled pictures from Debian packages, encode them, train the starter's "
+        "caption and question adapters, and measure them on held-out pictures and on photos from other "
+        "packages. Every stage is kept in the work folder, so a second call goes on where the first "
+        "one stopped.",
     )
     starter.add_argument("--work", type=Path, default=Path("runs/starter"), help="folder for everything made")
-    starter.add_argument("--task", choices=("caption", "qa"), help="train this adapter only, do not evaluate")
     starter.add_argument("--out", type=Path, help="write the adapters here instead of assets/starter")
-    starter.add_argument("--photos", type=Path, help="folder of further test photos with a photos.jsonl")
     starter.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all")
     arguments = parser.parse_args()
 
     from train.starter.build import build  # heavy imports only when they are needed
 
     try:
-        build(arguments.work, arguments.task, arguments.out, arguments.photos, arguments.threads)
+        build(arguments.work, arguments.out, arguments.threads)
     except EPALMError as error:
         print(error, file=sys.stderr)
         return 2

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from epalm.adapter import CONFIG, WEIGHTS, Adapter
+from epalm.adapter import CONFIG, Adapter
 from epalm.backbones import choose_device, load_lm
 from epalm.config import (
     AdapterConfig,
@@ -30,24 +31,32 @@ from train.starter.data import TOKENS, Batches, StarterData, held_out
 from train.starter.evaluate import report
 from train.starter.examples import CAPTION, QA, question_about
 from train.starter.features import encode_pictures
+from train.starter.photos import gather_photos
 from train.starter.pictures import write_manifest
 from train.starter.split import split_pictures
 
-LM = LMConfig("starter/smollm2-135m-instruct", hidden_size=576, embed_size=576, num_layers=30, model_type="llama")
+LM = LMConfig(
+    "starter/smollm2-135m-instruct", hidden_size=576, embed_size=576, num_layers=30, model_type="llama"
+)
 ENCODER = EncoderConfig("starter/efficientnet-lite2", (-1,) * TOKENS, (1280,) * TOKENS)
 INJECTION = InjectionConfig(start_layer_idx=10, end_layer_idx=30)
 PROMPTS = {"caption": "Look at the photo. Say in a few words what it shows.",
            "qa": "Look at the photo and answer the question in a few words."}  # fmt: skip
 
 
-def training_lm() -> tuple[InjectedLM, object]:
-    """The starter's LM as it is trained against: bfloat16, and plain attention (faster than fused for 20 rows)."""
+def training_lm() -> tuple[InjectedLM, PreTrainedTokenizerBase]:
+    """The starter's LM for training: in bfloat16, with plain attention (faster than fused for 20 rows)."""
     lm, tokenizer = load_lm(LM, choose_device(), torch.bfloat16)
     lm.set_attn_implementation("eager")
     return InjectedLM(lm), tokenizer
 
 
-def new_adapter(task: TaskConfig, lm: InjectedLM, tokenizer, injection: InjectionConfig = INJECTION) -> Adapter:
+def new_adapter(
+    task: TaskConfig,
+    lm: InjectedLM,
+    tokenizer: PreTrainedTokenizerBase,
+    injection: InjectionConfig = INJECTION,
+) -> Adapter:
     """An untrained adapter whose soft prompt starts as the embedding of a sentence."""
     words = tokenizer(PROMPTS[task.name])["input_ids"]
     config = AdapterConfig(
@@ -104,7 +113,7 @@ def held_out_loss(lm: InjectedLM, adapter: Adapter, data: StarterData, text: Tas
 
 SCHEDULES = {
     "caption": (Schedule(steps=1100, lr=3e-3, prompt_lr=3e-3), 48),
-    "qa": (Schedule(steps=1100, lr=3e-3, prompt_lr=3e-3), 32),
+    "qa": (Schedule(steps=350, lr=1e-3, prompt_lr=3e-3), 40),
 }
 
 
@@ -113,6 +122,9 @@ def train_adapter(task: TaskConfig, data: StarterData, work: Path, out: Path) ->
     lm, tokenizer = training_lm()
     text = TaskText(task, tokenizer)
     adapter = new_adapter(task, lm, tokenizer)
+    if task.name == "qa":  # what the features mean has been learned from captions
+        learned = torch.load(work / "caption.checkpoint", weights_only=True)["adapter"]
+        adapter.load_state_dict({k: v for k, v in learned.items() if k.startswith("connector.")}, strict=False)
     schedule, size = SCHEDULES[task.name]
 
     def log(message: str) -> None:
@@ -121,21 +133,19 @@ def train_adapter(task: TaskConfig, data: StarterData, work: Path, out: Path) ->
     fit(lm, adapter, Batches(data, text, size), schedule, work / f"{task.name}.checkpoint", log)
     own, other = held_out_loss(lm, adapter, data, text)
     log(f"held-out loss per token {own:.3f}, with another picture's features {other:.3f}")
-    config = dataclasses.replace(
-        adapter.config, metrics={"held_out_loss": round(own, 4), "held_out_loss_other_picture": round(other, 4)}
-    )
+    metrics = {"held_out_loss": round(own, 4), "held_out_loss_other_picture": round(other, 4)}
+    config = dataclasses.replace(adapter.config, metrics=metrics)
     raw = on_raw_features(adapter, data.mean, data.std)
     raw.config = config
-    raw.save(out / f"image-{task.name}")
+    raw.half().save(out / f"image-{task.name}")
 
 
-def build(work: Path, task: str | None, out: Path | None, photos: Path | None, threads: int) -> None:
+def build(work: Path, out: Path | None, threads: int) -> None:
     """All stages of the starter; each is skipped if its result is in the work folder.
 
     Args:
-        task: train only "caption" or "qa" (two processes can share the work), and do not evaluate.
         out: folder of the adapters, `assets/starter` if None.
-        photos: folder with `photos.jsonl`: real photos to test on, beside the held-out pictures.
+        threads: of the CPU; 0 = all.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -147,11 +157,10 @@ def build(work: Path, task: str | None, out: Path | None, photos: Path | None, t
         encode_pictures(work)
     if '"split"' not in (work / "manifest.jsonl").read_text():
         split_pictures(work)
+    photos = gather_photos(work)  # now, lest a package is missed after hours of training
     data = StarterData(work)
-    for config in (CAPTION, QA):
-        if task in (None, config.name):
-            train_adapter(config, data, work, out)
-    if task is None:
-        names = sorted(path.parent.name for path in out.glob(f"*/{WEIGHTS}"))
-        (out / CONFIG).write_text(json.dumps({"adapters": names}, indent=2) + "\n")
-        report(EPALM.from_pretrained(out), data, photos, out / "README.md")
+    for task in (CAPTION, QA):
+        train_adapter(task, data, work, out)
+    names = [f"image-{task.name}" for task in (CAPTION, QA)]
+    (out / CONFIG).write_text(json.dumps({"adapters": names}, indent=2) + "\n")
+    report(EPALM.from_pretrained(out), data, photos, out / "README.md")

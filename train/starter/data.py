@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from epalm.config import TaskConfig
 from epalm.text import TaskText
 from train.loop import Batch, text_batch
 from train.starter.distil import ClassifierSampler
@@ -39,9 +39,8 @@ class StarterData:
         self.classes = classifier_classes()
         self.train = [i for i, row in enumerate(self.rows) if row["split"] == "train"]
         self.test = [i for i, row in enumerate(self.rows) if row["split"] == "test"]
-        self.sampler = ClassifierSampler(
-            tensors["head.weight"].float(), tensors["head.bias"].float(), self.views[self.train].flatten(0, 1).float()
-        )
+        real = self.views[self.train].flatten(0, 1).float()  # (M, 1280)
+        self.sampler = ClassifierSampler(tensors["head.weight"].float(), tensors["head.bias"].float(), real)
 
     def standardised(self, features: Tensor) -> Tensor:
         """Zero mean, unit variance per dimension."""
@@ -63,7 +62,8 @@ class Batches:
         counts: dict[str, int] = {}
         for i in data.train:
             counts[data.rows[i]["label"]] = counts.get(data.rows[i]["label"], 0) + 1
-        self.weights = [counts[data.rows[i]["label"]] ** -0.5 for i in data.train]  # 12 apples are not 12 times one
+        # Twelve apples are not twelve times one.
+        self.weights = [counts[data.rows[i]["label"]] ** -0.5 for i in data.train]
 
     def __call__(self, step: int) -> Batch:
         rng = random.Random(f"{self.seed}/{step}")
@@ -79,7 +79,7 @@ class Batches:
         things = [data.things[i] for i in pictures] + [data.classes[c] for c in classes]
         return self.batch(features, [self._example(thing, rng) for thing in things])
 
-    def batch(self, features: Tensor, examples: list[tuple[str | None, str]]) -> Batch:
+    def batch(self, features: Tensor, examples: Sequence[tuple[str | None, str]]) -> Batch:
         """Standardised features (B, 1280) with (question, answer) pairs."""
         texts = []
         for question, answer in examples:
@@ -98,10 +98,8 @@ def held_out(data: StarterData) -> list[int]:
     return [i for i in data.test if data.rows[i]["label_seen"]]
 
 
-
-
 def classifier_classes() -> list[Thing]:
-    """What the 1000 classes show, in the classifier's order: a name and the kind of thing ("beagle", "dog")."""
+    """What the 1000 classes show, in the classifier's order, by name and kind of thing ("beagle", "dog")."""
     lines = Path(__file__).with_name("imagenet.txt").read_text(encoding="utf-8").splitlines()
     things = []
     for line in lines:

@@ -16,7 +16,6 @@ from epalm.model import EPALM
 from train.starter.data import TOKENS, StarterData, held_out
 from train.starter.examples import IS_IT, KIND, WHAT, category_phrase
 
-
 MARKS = ("<!-- measured: begin -->", "<!-- measured: end -->")
 
 
@@ -78,7 +77,7 @@ def score_captions(model: EPALM, adapter: str, data: StarterData) -> tuple[Score
 
 
 def score_questions(model: EPALM, adapter: str, data: StarterData) -> dict[str, Score]:
-    """Questions about the held-out pictures: the name, the category, and yes or no (half of each is right)."""
+    """Questions about the held-out pictures: the name, the category, yes or no (right half the time)."""
     rng = random.Random(0)
     picked = [i for i in held_out(data) if data.things[i].category]
     swapped = another(data, picked)
@@ -98,7 +97,9 @@ def score_questions(model: EPALM, adapter: str, data: StarterData) -> dict[str, 
 
     scores = {
         "what is it?": right([rng.choice(WHAT) for _ in things], [sorted(t.words) for t in things]),
-        "what kind of thing?": right([rng.choice(KIND) for _ in things], [[_bare(category_phrase(t.category or ""))] for t in things]),
+        "what kind of thing?": right(
+            [rng.choice(KIND) for _ in things], [[_bare(category_phrase(t.category or ""))] for t in things]
+        ),
     }
     asked, accepted = [], []
     for i, thing in enumerate(things):
@@ -110,8 +111,9 @@ def score_questions(model: EPALM, adapter: str, data: StarterData) -> dict[str, 
     asked, accepted = [], []
     for i, thing in enumerate(things):
         true = i % 2 == 0
-        category = thing.category if true else rng.choice([t.category for t in things if t.category != thing.category])
-        asked.append(rng.choice(IS_IT).format(thing=category_phrase(category)))
+        others = [t.category for t in things if t.category != thing.category]
+        category = thing.category if true else rng.choice(others)
+        asked.append(rng.choice(IS_IT).format(thing=category_phrase(category or "")))
         accepted.append(["yes" if true else "no"])
     scores["is it an animal, a food, …? (yes or no)"] = right(asked, accepted)
     return scores
@@ -133,7 +135,7 @@ def photo_rows(model: EPALM, folder: Path) -> list[dict]:
     return rows
 
 
-def report(model: EPALM, data: StarterData, photos: Path | None, file: Path) -> None:
+def report(model: EPALM, data: StarterData, photos: Path, file: Path) -> None:
     """Measure the adapters and put the tables between the marks of the starter's README."""
     captions, listed = score_captions(model, "image-caption", data)
     lines = [
@@ -147,23 +149,24 @@ def report(model: EPALM, data: StarterData, photos: Path | None, file: Path) -> 
     words = [sorted(data.things[i].words) for i in held_out(data)]
     wrong = [row for row, accepted in zip(listed, words, strict=True) if not names(row[2], accepted)]
     lines += ["", "Failures, drawn at random:", "", "| picture | label | caption |", "|---|---|---|"]
-    lines += [f"| {Path(p).name} | {label} | {text} |" for p, label, text in random.Random(0).sample(wrong, 20)]
-    if photos is not None:
-        rows = photo_rows(model, photos)
-        named, answered = (sum(row[key] for row in rows) for key in ("named", "answered"))
-        lines += [
-            "",
-            f"On {len(rows)} real photos found in Python packages, none used in training: the caption names the main "
-            f"thing in {named}, the answer to \"what is this?\" in {answered}.",
-            "",
-            "| photo | from | shows | caption | what is this? |",
-            "|---|---|---|---|---|",
-        ]
-        for row in rows:
-            caption, answer = (
-                f"{row[text]} {'✓' if row[right] else '✗'}" for text, right in (("caption", "named"), ("answer", "answered"))
-            )
-            lines.append(f"| {row['original']} | {row['source']} | {row['label']} | {caption} | {answer} |")
+    shown = random.Random(0).sample(wrong, min(20, len(wrong)))
+    lines += [f"| {Path(path).name} | {label} | {text} |" for path, label, text in shown]
+    rows = photo_rows(model, photos)
+    named, answered = (sum(row[key] for row in rows) for key in ("named", "answered"))
+    lines += [
+        "",
+        f"On {len(rows)} real photos from Python packages and Debian's wallpapers, none used in training: "
+        f'the caption names the main thing in {named}, the answer to "what is this?" in {answered}.',
+        "",
+        "| photo | from | shows | caption | what is this? |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        caption, answer = (
+            f"{row[text]} {'✓' if row[right] else '✗'}"
+            for text, right in (("caption", "named"), ("answer", "answered"))
+        )
+        lines.append(f"| {row['original']} | {row['source']} | {row['label']} | {caption} | {answer} |")
     before, _, rest = file.read_text(encoding="utf-8").partition(MARKS[0])
     after = rest.partition(MARKS[1])[2]
     file.write_text("\n".join([before + MARKS[0], *lines, MARKS[1] + after]), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What the starter is trained to say: captions, and questions with answers, about one named thing per picture."""
+"""What the starter is trained to say: captions, questions and answers about one named thing per picture."""
 
 from __future__ import annotations
 
@@ -32,7 +32,12 @@ WHAT = (
     "name the thing in the picture.",
 )
 WHICH = ("what {category} is this?", "which {category} is it?", "what kind of {category} is this?")
-IS_IT = ("is this {thing}?", "is it {thing}?", "does the picture show {thing}?", "is there {thing} in the picture?")
+IS_IT = (
+    "is this {thing}?",
+    "is it {thing}?",
+    "does the picture show {thing}?",
+    "is there {thing} in the picture?",
+)
 KIND = ("what kind of thing is this?", "what category does this belong to?", "what type of thing is it?")
 
 
@@ -56,7 +61,7 @@ class Thing:
 
 
 def category_phrase(category: str) -> str:
-    """"animal" -> "an animal", "household" -> "a household item"."""
+    """ "animal" -> "an animal", "household" -> "a household item"."""
     article = "an" if category[0] in "aeiou" else "a"
     return CATEGORY_PHRASES.get(category, f"{article} {category}")
 

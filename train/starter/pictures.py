@@ -199,11 +199,11 @@ def open_picture(path: Path) -> Image.Image:
     if path.suffix in (".svg", ".svgz"):
         import resvg_py  # needed for the pictures alone
 
-        image = Image.open(BytesIO(resvg_py.svg_to_bytes(svg_path=str(path), width=LONGEST_SIDE)))
+        file = Image.open(BytesIO(resvg_py.svg_to_bytes(svg_path=str(path), width=LONGEST_SIDE)))
     else:
-        image = Image.open(path)
-        image.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))
-    image = image.convert("RGBA")
+        file = Image.open(path)
+        file.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))
+    image = file.convert("RGBA")
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     return image
 

@@ -23,7 +23,7 @@ def read_words() -> tuple[dict[str, str], dict[str, str]]:
 
 def read_articles() -> dict[str, str]:
     """The nouns of words.txt that take no "a": word -> "some", "the", "a pair of" or nothing."""
-    article_of = {}
+    article_of: dict[str, str] = {}
     for line in (HERE / "words.txt").read_text().splitlines():
         if match := re.match(r"\((.*)\): (.*)", line):
             article_of |= dict.fromkeys(match[2].split(", "), match[1])
@@ -33,7 +33,8 @@ def read_articles() -> dict[str, str]:
 def read_names(package: str) -> tuple[dict[str, str], set[str]]:
     """One section of names.txt: file name -> label, and the names that are left out."""
     section = (HERE / "names.txt").read_text().split(f"[{package}]\n")[1].split("\n\n")[0]
-    labels, left_out = {}, set()
+    labels: dict[str, str] = {}
+    left_out: set[str] = set()
     for entry in section.replace("\n    ", " ").splitlines():
         label, _, names = entry.partition(" = ")
         if label == "-":

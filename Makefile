@@ -1,0 +1,44 @@
+# make demo     the page on http://127.0.0.1:7860, here with options:  make demo ARGS="--model vqa-opt-2.7b --port 8000"
+# make test     style, types and tests
+# make setup    only install, into .venv
+#
+# Needs python3 (3.11 or newer) with pip or venv. A stamp in .venv says what is installed, so that the second
+# start installs nothing.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+RUFF := $(PY) -m ruff
+
+.PHONY: demo test lint setup clean
+
+demo: .venv/installed
+	$(PY) app.py $(ARGS)
+
+test: lint
+	$(PY) -m pytest
+
+lint: .venv/installed-dev
+	$(RUFF) check .
+	$(RUFF) format --check .
+	$(PY) -m mypy
+
+setup: .venv/installed
+
+# Debian and Ubuntu ship venv without ensurepip until python3-venv is there; then pip installs pip into it.
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || (echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1)
+	$(PYTHON) -m venv .venv 2>/dev/null || ( \
+	  $(PYTHON) -m venv --clear --without-pip .venv && $(PYTHON) -m pip --python $(PY) install --quiet pip )
+
+.venv/installed: requirements.txt | $(PY)
+	$(PIP) install --upgrade "pip>=25.1"
+	$(PIP) install -r requirements.txt
+	@touch $@
+
+.venv/installed-dev: pyproject.toml .venv/installed
+	$(PIP) install --group dev
+	@touch $@
+
+clean:
+	rm -rf .venv
