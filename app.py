@@ -121,7 +121,7 @@ def media_tab(model: EPALM, modality: str, media: gr.components.Component, examp
             with gr.Accordion("Search settings", open=False):
                 beams = gr.Slider(
                     1, MOST_BEAMS, value=beams_default, step=1, label="Beams",
-                    info="With one, words appear as they are found; with several, the best text is shown when it is final.",
+                    info="With one, words appear one by one; with several, the text is shown when final.",
                 )  # fmt: skip
                 length = gr.Slider(
                     0, MOST_TOKENS, value=0, step=1, label="Longest text, in tokens",
@@ -201,7 +201,7 @@ def answers(
 def problem(message: str) -> gr.Error:
     """A sentence for the page, which renders it as HTML, and for API clients."""
     return gr.Error(
-        html.escape(message, quote=False), duration=30, title="That did not work", print_exception=False
+        html.escape(message, quote=False), duration=15, title="That did not work", print_exception=False
     )
 
 
@@ -213,14 +213,15 @@ def about(model: EPALM, licences: str) -> str:
     return (
         f"**What it is:** {config.lm.id.split('/')[-1]} and {config.encoder.id.split('/')[-1]}, both frozen "
         f"({frozen / 1e6:,.0f} million numbers), joined by {trained / 1e6:.1f} million trained ones. "
-        "**What it is not:** reliable. It names the main thing in many pictures, and it can be confidently wrong; "
-        "it does not read text, count or recognise people, so do not rely on it where a mistake matters.\n\n"
+        "**What it is not:** reliable. It names the main thing in many pictures, and it can be confidently "
+        "wrong; it does not read text, count or recognise people. Do not rely on it where a mistake matters."
+        "\n\n"
         f"**Licences:** {licences}"
     )
 
 
 def theme() -> gr.themes.Base:
-    """Shades with a contrast of at least 4.5, and the machine's own fonts: no other server is asked for anything."""
+    """Shades of enough contrast (4.5), and the machine's own fonts, so that no other server is asked."""
     look = gr.themes.Soft(
         primary_hue="teal",
         secondary_hue="teal",
@@ -229,6 +230,8 @@ def theme() -> gr.themes.Base:
         font_mono=["ui-monospace", "Consolas", "monospace"],
     )
     return look.set(
+        background_fill_primary="*neutral_50",  # `set` forgets this one of Soft's
+        color_accent="*primary_700",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover="*primary_800",

@@ -1,6 +1,19 @@
 """eP-ALM: a frozen language model that perceives through one linear connection and one soft prompt."""
 
+from typing import TYPE_CHECKING, Any
+
 from epalm.errors import EPALMError
-from epalm.model import EPALM, Request
+
+if TYPE_CHECKING:
+    from epalm.model import EPALM, Request
 
 __all__ = ["EPALM", "EPALMError", "Request"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the model on first use: it brings PyTorch, which `python -m epalm --help` need not wait for."""
+    if name in ("EPALM", "Request"):
+        from epalm import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module 'epalm' has no attribute '{name}'")

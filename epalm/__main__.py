@@ -2,6 +2,9 @@
 
 import sys
 
-from epalm.cli import main
+try:
+    from epalm.cli import main
 
-sys.exit(main())
+    sys.exit(main())
+except KeyboardInterrupt:  # while the libraries were being imported
+    sys.exit(130)

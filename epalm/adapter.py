@@ -77,9 +77,7 @@ class Adapter(nn.Module):
         except FileNotFoundError:
             raise EPALMError(f"{folder} lacks {WEIGHTS}; copy the whole adapter folder again.") from None
         except (SafetensorError, OSError) as error:
-            raise EPALMError(
-                f"{folder / WEIGHTS} is damaged ({error}); copy or download it again."
-            ) from None
+            raise EPALMError(f"{folder / WEIGHTS} is damaged ({error}); copy or download it again.") from None
         expected = {k: tuple(v.shape) for k, v in adapter.state_dict().items()}
         found = {k: tuple(v.shape) for k, v in state.items()}
         for key in sorted(expected | found):

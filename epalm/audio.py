@@ -22,7 +22,7 @@ from torchaudio.functional import resample
 
 from epalm.config import from_dict
 from epalm.errors import EPALMError
-from epalm.media import MediaSource, decoded, open_container, open_file, track
+from epalm.media import MediaSource, decoded, is_mp3, open_container, open_file, track
 
 SHIFT, WINDOW = 0.010, 0.025  # seconds, of the spectrogram's frames
 MARGIN = 0.1  # seconds read beyond the last frame, so that resampling has no edge within it
@@ -64,13 +64,8 @@ def open_audio(source: MediaSource, seconds: float | None = None) -> Sound:
 
 
 def read_with_soundfile(file: BinaryIO, seconds: float | None) -> tuple[np.ndarray, int] | None:
-    """WAV, FLAC, Ogg and others -> (channels, samples) and rate; None where it cannot read anything.
-
-    MP3 is left to FFmpeg: on damaged files libsndfile's reader writes to the terminal.
-    """
-    head = file.read(3)
-    file.seek(0)
-    if head == b"ID3" or (head[0] == 0xFF and head[1:2] >= b"\xe0"):
+    """WAV, FLAC, Ogg and others -> (channels, samples) and rate; None where it cannot read anything."""
+    if is_mp3(file):
         return None
     try:
         with soundfile.SoundFile(file) as sound:

@@ -27,7 +27,10 @@ def choose_dtype(device: str) -> tuple[torch.dtype, str]:
     """A dtype for a device, and a sentence that says why."""
     if device.startswith("cuda"):
         if torch.cuda.get_device_capability(device)[0] >= 8:
-            return torch.bfloat16, "bfloat16, because this GPU computes in it natively and it cannot overflow."
+            return (
+                torch.bfloat16,
+                "bfloat16, because this GPU computes in it natively and it cannot overflow.",
+            )
         return torch.float16, "float16, because this GPU has no native bfloat16."
     return torch.float32, f"float32, because half precision on '{device}' is slow or lacks operations."
 
@@ -58,7 +61,8 @@ def load_lm(
     except (OSError, ValueError, RuntimeError, HTTPError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".:")
         raise EPALMError(
-            f"The language model {config.id} could not be loaded; check its name, its files and the network ({reason})."
+            f"The language model {config.id} could not be loaded; check its name, its files "
+            f"and the network ({reason})."
         ) from error
     check_lm(lm, config)
     lm.requires_grad_(False).eval()

@@ -19,11 +19,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import huggingface_hub.utils
 import torch
 import transformers
 
+from epalm.adapter import Adapter
 from epalm.backbones import DTYPES
 from epalm.convert import convert
 from epalm.errors import EPALMError
@@ -37,7 +39,7 @@ STARTER_LM, STARTER_ENCODER = "starter/smollm2-135m-instruct", "starter/efficien
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; arguments that make no sense end in argparse's exit code 2."""
+    """Run one command and return its exit code; argparse ends with 2 on arguments that make no sense."""
     args = make_parser().parse_args(argv)
     quiet_libraries()
     try:
@@ -53,15 +55,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    style = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    parser = argparse.ArgumentParser(prog="python -m epalm", description=__doc__, **style)
+    style = argparse.RawDescriptionHelpFormatter  # keeps the line breaks of examples
+    parser = argparse.ArgumentParser(prog="python -m epalm", description=__doc__, formatter_class=style)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name: str, run: Callable, summary: str, examples: str) -> argparse.ArgumentParser:
         epilog = "examples:\n" + "".join(
             f"  python -m epalm {line.strip()}\n" for line in examples.splitlines()
         )
-        added = commands.add_parser(name, help=summary, description=summary, epilog=epilog, **style)
+        added = commands.add_parser(
+            name, help=summary, description=summary, epilog=epilog, formatter_class=style
+        )
         added.set_defaults(run=run)
         return added
 
@@ -144,10 +148,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def load_model(args: argparse.Namespace) -> EPALM:
     """The model that the options name; says on stderr what takes time and which licences apply."""
     dtype = DTYPES[args.dtype] if args.dtype else None
+    if args.model in ZOO:  # before gigabytes are fetched
+        say(licence_notice(ZOO[args.model]))
     model = EPALM.from_pretrained(
         args.model, device=args.device, dtype=dtype, lm=args.lm, encoder=args.encoder, progress=say
     )
-    say(licences_of(model, args))
+    if args.model not in ZOO:
+        say(licences_of(model, args))
     return model
 
 
@@ -164,7 +171,7 @@ def run_ask(args: argparse.Namespace) -> int:
 
 
 def describe(args: argparse.Namespace, question: str | None) -> int:
-    """Caption the files, or answer a question about them, one after the other; a bad one does not stop the rest."""
+    """Caption the files, or answer a question about them, one by one; a bad one does not stop the rest."""
     task = "caption" if question is None else "qa"
     model = load_model(args)
     adapter = model.adapter_for("image", task)
@@ -198,13 +205,13 @@ def run_models(args: argparse.Namespace) -> int:
         head,
         ("starter", "image caption, qa", "SmolLM2-135M", "EfficientNet-Lite2", "ships", megabytes(), ""),
     ]
-    for preset, row in zip(ZOO.values(), table(), strict=True):
+    for preset, facts in zip(ZOO.values(), table(), strict=True):
         task = f"{preset.modality} {preset.task}"
-        size = row["trained parameters"], row["download"]
-        rows.append((preset.name, task, preset.lm.title, preset.encoder.title, *size, row["reported"]))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        size = facts["trained parameters"], facts["download"]
+        rows.append((preset.name, task, preset.lm.title, preset.encoder.title, *size, facts["reported"]))
+    widths = [max(len(line[i]) for line in rows) for i in range(len(head))]
+    for line in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     print("\nDownload is the adapter's; the backbones come from the model hub on first use:")
     backbones = {b.title: b.id for preset in ZOO.values() for b in (preset.lm, preset.encoder)}
     for title, backbone in backbones.items():
@@ -244,7 +251,10 @@ def run_verify(args: argparse.Namespace) -> int:
         verdict = f"{len(failed)} of {len(checks)} checks FAILED" if failed else f"{len(checks)} checks ok"
         undecided = sum(not check.decides for check in checks)
         note = f", {undecided} of them reported only in {args.dtype}" if undecided else ""
-        print(f"{folder}: {verdict}{note}; closest to its limit: {check_line(worst).strip()}", flush=True)
+        print(
+            f"{folder}: {verdict}{note}; closest to its limit: {' '.join(check_line(worst).split())}",
+            flush=True,
+        )
         if failed and code == OK:
             code = MISMATCH
     return code
@@ -289,7 +299,7 @@ def licences(lm: str, encoder: str) -> str:
 
 def licences_of(model: EPALM, args: argparse.Namespace) -> str:
     """The licence notice of a loaded model, with the backbones that the options put in place of its own."""
-    config = next(iter(model.adapters.values())).config
+    config = cast(Adapter, next(iter(model.adapters.values()))).config
     return licences(args.lm or config.lm.id, args.encoder or config.encoder.id)
 
 

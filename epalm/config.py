@@ -36,7 +36,9 @@ class EncoderConfig:
     """The frozen perceptual encoder and which of its layers are read."""
 
     id: str
-    feature_layers: tuple[int, ...]  # one per injected hidden state, shallowest first, negative = from the end
+    feature_layers: tuple[
+        int, ...
+    ]  # one per injected hidden state, shallowest first, negative = from the end
     widths: tuple[int, ...]  # width of each of those features
     revision: str | None = None
 
@@ -99,12 +101,12 @@ class AdapterConfig:
         reads, widths = len(self.encoder.feature_layers), len(self.encoder.widths)
         if reads != widths or not reads:
             raise EPALMError(
-                f"An adapter needs one width per feature layer, but it has {reads} layers and {widths} widths."
+                f"An adapter needs one width per feature layer, but has {reads} layers and {widths} widths."
             )
         first, last, layers = self.injection.start_layer_idx, self.injection.end_layer_idx, self.lm.num_layers
         if not 0 <= first < last <= layers:
             raise EPALMError(
-                f"The injection range {first} to {last} does not lie within the {layers} layers of {self.lm.id}."
+                f"The injection range {first} to {last} does not lie in the {layers} layers of {self.lm.id}."
             )
 
     @property

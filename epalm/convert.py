@@ -47,7 +47,14 @@ def read_original(path: Path) -> dict[str, Tensor]:
             f"{path} holds more than tensors and plain containers (or is no PyTorch checkpoint), "
             "and such pickles are never executed; export its 'model' entry with torch.save."
         ) from None
-    except (RuntimeError, EOFError, OSError, KeyError, IndexError, ValueError) as error:  # what damage leads to
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        KeyError,
+        IndexError,
+        ValueError,
+    ) as error:  # what damage leads to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EPALMError(f"{path} cannot be read as a PyTorch checkpoint ({reason}).") from None
     state = data.get("model") if isinstance(data, Mapping) else None

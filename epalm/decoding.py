@@ -15,6 +15,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from epalm.beam_search import reference_beam_search
 from epalm.config import GenerationConfig, InjectionConfig
+from epalm.errors import EPALMError
 from epalm.families import family_of
 from epalm.injection import InjectedCache, Plan, run_layers
 
@@ -82,7 +83,9 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
         @lru_cache
         def layer_kwargs(text_rows: int, row: bool) -> dict[str, Any]:
             at = rows_at[:, rows_at.shape[1] - text_rows :]
-            return self.family.layer_kwargs(self.lm, hidden, torch.cat([rows_at[:, :1], at], 1) if row else at)
+            return self.family.layer_kwargs(
+                self.lm, hidden, torch.cat([rows_at[:, :1], at], 1) if row else at
+            )
 
         last = run_layers(
             self.family.layers(self.lm),
@@ -129,7 +132,7 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
             method = reference_beam_search
         length = {"max_new_tokens": generation.max_new_tokens}
         if generation.max_length is not None:
-            # A question as long as the limit still gets one token (the original: greedy the same, beams crash).
+            # A question as long as the limit gets one token (in the original greedy too, while beams crash).
             length = {"max_length": max(generation.max_length, input_ids.shape[1] + 1)}
         return self.generate(
             input_ids,
@@ -159,8 +162,13 @@ def text_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(predicted, labels[:, 1:], reduction="none", ignore_index=-100)
 
 
-def with_overrides(defaults: GenerationConfig, beams: int | None, max_new_tokens: int | None) -> GenerationConfig:
-    """An adapter's decoding defaults with a call's own number of beams and length."""
+def with_overrides(
+    defaults: GenerationConfig, beams: int | None, max_new_tokens: int | None
+) -> GenerationConfig:
+    """An adapter's decoding defaults with a call's own number of beams and length; EPALMError below 1."""
+    for name, value in (("number of beams", beams), ("longest text in tokens", max_new_tokens)):
+        if value is not None and value < 1:
+            raise EPALMError(f"The {name} is {value}, but it must be at least 1.")
     changed: dict[str, Any] = {} if beams is None else {"num_beams": beams}
     if max_new_tokens is not None:
         changed |= {"max_new_tokens": max_new_tokens, "max_length": None}

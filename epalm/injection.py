@@ -35,7 +35,7 @@ def injection_schedule(config: InjectionConfig, num_layers: int, num_tokens: int
 
     The range of R = e - s layers is cut into steps of floor(R / n) layers (1 if R <= n); layer i gets
     token min(floor((i - s) / step), n - 1) if `i` is a multiple of `text_step`. The last token serves the
-    remainder; with R < n the last tokens are never used. (Original implementation, confirmed on recorded runs.)
+    remainder; with R < n the last tokens are never used. (Original implementation.)
 
     Args:
         num_layers: N, decoder layers of the LM.
@@ -74,7 +74,7 @@ class Plan:
 
     @property
     def refreshed(self) -> int:
-        """The replaced layer before the leaking one: its row 0 looks at every new token; N if there is none."""
+        """The replaced layer before the leaking one: its row 0 looks at every new token; N if none."""
         return self.leak - 1 if self.leak < len(self.schedule) else len(self.schedule)
 
     @property
@@ -174,7 +174,9 @@ class _Masks:
     """Additive attention masks (B, 1, rows, columns), made once per layout and shared by the layers."""
 
     def __init__(self, text_mask: Tensor, prompt_len: int, reference: bool, dtype: torch.dtype, tokens: bool):
-        self.keys = torch.cat([text_mask.new_ones(text_mask.shape[0], prompt_len), text_mask], dim=1)  # (B, K)
+        self.keys = torch.cat(
+            [text_mask.new_ones(text_mask.shape[0], prompt_len), text_mask], dim=1
+        )  # (B, K)
         self.reference, self.dtype = reference, dtype
         self.made: dict[tuple[int, bool, bool], Tensor] = {}
 
@@ -194,7 +196,7 @@ class _Masks:
         if self.reference:
             mask = padding + torch.zeros_like(padding[0]).masked_fill(col > idx, float("-inf"))
         else:
-            # Every row sees itself, so that no row of padding is masked altogether (softmax of nothing is NaN).
+            # Every row sees itself: a row of padding that sees nothing would become NaN.
             mask = torch.where(col > idx, lowest, padding).masked_fill(col == idx, 0.0)
         if column:
             mask = nn.functional.pad(mask, (1, 0))

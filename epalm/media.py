@@ -71,7 +71,7 @@ def open_container(file: BinaryIO, name: str, kind: str) -> Iterator[InputContai
     """
     file.seek(0)
     try:  # a file object rather than its path: nothing is concluded from the name
-        container = av.open(file, "r", options={"format_whitelist": CONTAINERS})
+        container = av.open(file, "r", options={"format_whitelist": CONTAINERS}, metadata_errors="replace")
     except FFmpegError as error:
         raise EPALMError(f"{name} is not {kind} that can be read, or it is damaged or incomplete.") from error
     with container:
@@ -145,9 +145,18 @@ def is_image(file: BinaryIO) -> bool:
         return False
 
 
-def is_sound(file: BinaryIO) -> bool:
-    """Whether libsndfile knows the format, which has some that FFmpeg lacks."""
+def is_mp3(file: BinaryIO) -> bool:
+    """Whether a file begins like an MP3. Those are FFmpeg's: of damage, libsndfile writes to the terminal."""
     file.seek(0)
+    head = file.read(3)
+    file.seek(0)
+    return head == b"ID3" or (head[0] == 0xFF and head[1:2] >= b"\xe0")
+
+
+def is_sound(file: BinaryIO) -> bool:
+    """Whether libsndfile knows the format; it has some that FFmpeg lacks."""
+    if is_mp3(file):
+        return False
     try:
         return soundfile.info(file).channels > 0
     except soundfile.LibsndfileError:

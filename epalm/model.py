@@ -1,10 +1,10 @@
 """EPALM: one frozen language model, and adapters that let it perceive.
 
-    from epalm import EPALM
+from epalm import EPALM
 
-    model = EPALM.from_pretrained("starter")
-    model.caption("photo.jpg")
-    model.ask("photo.jpg", "what is this?")
+model = EPALM.from_pretrained("starter")
+model.caption("photo.jpg")
+model.ask("photo.jpg", "what is this?")
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ class EPALM(
                 )
             if adapter.config.task.modality != "image":
                 raise EPALMError(
-                    f"'{key}' of {name} is a {adapter.config.task.modality} adapter, and this version perceives images."
+                    f"'{key}' of {name} is a {adapter.config.task.modality} adapter, "
+                    "and this version perceives images."
                 )
         lm_config = first.config.lm
         if lm is not None:
@@ -324,7 +325,7 @@ class _Stopped(StoppingCriteria):
 
 
 def resolve(name: str, revision: str | None, token: str | bool | None, say: Progress) -> Path:
-    """The local folder of a model's adapters: shipped, converted from a published checkpoint, or from the hub."""
+    """The local folder of a model's adapters: shipped, converted after a download, or from the hub."""
     if name == "starter":
         return STARTER
     if name in ZOO:
@@ -356,7 +357,7 @@ def resolve(name: str, revision: str | None, token: str | bool | None, say: Prog
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".:")
         raise EPALMError(
-            f"{name} is no local folder, and the hub did not give it; check the name and the network ({reason})."
+            f"{name} is no local folder, and the hub did not give it; check name and network ({reason})."
         ) from error
 
 
@@ -378,7 +379,9 @@ def adapter_folders(folder: Path) -> dict[str, Path]:
 def check_encoder(encoder: Encoder, config: AdapterConfig, given: str | None) -> None:
     """Refuse an encoder whose features are not as wide as the connectors; EPALMError names both sides."""
     depth = len(encoder.widths)
-    found = [encoder.widths[layer] if -depth <= layer < depth else None for layer in config.encoder.feature_layers]
+    found = [
+        encoder.widths[layer] if -depth <= layer < depth else None for layer in config.encoder.feature_layers
+    ]
     if found != list(config.encoder.widths):
         raise EPALMError(
             f"The adapter was trained for {config.encoder.id} with features of widths "

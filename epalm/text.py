@@ -26,6 +26,11 @@ class TaskText:
         if task.answer_token is not None:
             token = AddedToken(task.answer_token, lstrip=True, rstrip=True, special=True)
             tokenizer.add_special_tokens({"additional_special_tokens": [token]})
+        if task.name == "caption" and not self.ids(task.input):
+            raise EPALMError(
+                "The adapter's captions start from no text, but its language model's tokenizer puts no start "
+                "token; give the task an input text in config.json."
+            )
 
     def input(self, question: str | None) -> str:
         """The text in front of the answer.
@@ -57,14 +62,17 @@ class TaskText:
 
         As in the original, a second answer token ends the answer, and spaces before punctuation are closed.
         """
-        stop = {self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids(self.task.answer_token or "")}
+        stop = {
+            self.tokenizer.eos_token_id,
+            self.tokenizer.convert_tokens_to_ids(self.task.answer_token or ""),
+        }
         end = next((i for i, token in enumerate(ids) if token in stop), len(ids))
         text = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
         return self.tokenizer.clean_up_tokenization(text).strip()
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Token id lists -> (B, T) ids padded on the left, so that every row ends where its answer begins, and mask."""
+    """Id lists -> (B, T) ids padded on the left, so that all answers begin in one column, and mask."""
     width = max(len(row) for row in rows)
     ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import OPTConfig, OPTForCausalLM
@@ -70,9 +71,14 @@ class Case:
         """Read a case folder; EPALMError if it is none."""
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            tensors = [load_file(folder / f"{n}.safetensors") for n in ("lm", "encoder", "inputs", "expected")]
-            opt, recorded = config["opt_config"], config["epalm_config"]
-        except (OSError, ValueError, KeyError) as error:
+            tensors = [
+                load_file(folder / f"{n}.safetensors") for n in ("lm", "encoder", "inputs", "expected")
+            ]
+            opt = config["opt_config"]
+        except OSError as error:
+            missing = Path(str(error.filename or "")).name or "a file that can be read"
+            raise EPALMError(f"{folder} is not a recorded case: it lacks {missing}.") from None
+        except (ValueError, KeyError, SafetensorError) as error:
             raise EPALMError(f"{folder} is not a recorded case ({error}).") from None
         lm_state, encoder_state, inputs, expected = tensors
 
@@ -270,7 +276,9 @@ def _adapter_config(config: dict[str, Any], state: dict[str, Tensor]) -> Adapter
     if recorded["prompt_tuning"]:
         prompt = PromptConfig(recorded["prompt_len"], mlp="prompt.mlp.0.weight" in state)
     return AdapterConfig(
-        lm=LMConfig("recorded", opt["hidden_size"], opt["word_embed_proj_dim"], opt["num_hidden_layers"], "opt"),
+        lm=LMConfig(
+            "recorded", opt["hidden_size"], opt["word_embed_proj_dim"], opt["num_hidden_layers"], "opt"
+        ),
         encoder=EncoderConfig("recorded", tuple(range(-n, 0)), (encoder["vis_dim"],) * n),
         injection=injection,
         prompt=prompt,

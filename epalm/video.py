@@ -11,7 +11,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from io import BytesIO
+from itertools import chain
+from math import inf
 from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
@@ -35,7 +36,11 @@ try:  # the fast reader, which exists for few platforms
 except (ImportError, OSError):
     decord = None
 
-DECORD_CONTAINERS = ("mov,mp4", "matroska", "avi")  # in MPEG streams it returns other frames than asked for
+# In MPEG streams it returns other frames than asked for, on damaged AVI files it writes to the terminal.
+DECORD_CONTAINERS = ("mov,mp4", "matroska")
+
+# Seconds to seek ahead of a frame if a seek leads behind it, which happens in MPEG streams and at damage.
+SEEK_MARGINS = (0, 1, 10)
 
 # Frames whose shorter side is at least twice this are reduced by a whole factor: 16 frames of 4K fill 400 MB.
 ENOUGH_PIXELS = 768
@@ -77,11 +82,18 @@ def open_video(source: MediaSource, frames: int = 8, sampling: str = "middle", s
         return frame_indices(length, frames, sampling, rate, seed)
 
     with open_file(source) as (file, name):
-        if not decord_reads(file, name) or decord is None:
+        if not decord_reads(file, name) or decord is None or isinstance(source, bytes):
             return read_with_av(file, name, choose)
+        damage = (
+            decord.DECORDError,
+            decord.DECORDLimitReachedError,
+            RuntimeError,
+            StopIteration,
+            AssertionError,
+        )
         try:
-            return read_with_decord(BytesIO(source) if isinstance(source, bytes) else str(source), choose)
-        except (decord.DECORDError, RuntimeError, StopIteration, AssertionError):  # all of them mean damage
+            return read_with_decord(str(source), choose)
+        except damage:
             return read_with_av(file, name, choose)
 
 
@@ -160,9 +172,11 @@ def no_picture(name: str) -> EPALMError:
     return EPALMError(f"{name} has no picture that can be read: it is damaged, incomplete or has no frames.")
 
 
-def read_with_decord(source: str | BytesIO, choose: Choice) -> Clip:
-    """Read by frame number."""
-    reader = decord.VideoReader(source)
+def read_with_decord(path: str, choose: Choice) -> Clip:
+    """Read by frame number. From a path only: damaged files in memory make decord crash."""
+    reader = decord.VideoReader(
+        path, fault_tol=1
+    )  # else damage is repaired with copies that have false times
     indices = choose(len(reader), reader.get_avg_fps())
     spans = reader.get_frame_timestamp(range(len(reader)))  # (length, 2): start and end
     frames = {index: reduce(reader[index].asnumpy()) for index in sorted(set(indices))}
@@ -188,23 +202,19 @@ def read_with_av(file: BinaryIO, name: str, choose: Choice) -> Clip:
         stamps, keys, span, unit = list(range(len(listed))), [0], 1, 1 / rate
     indices = choose(len(stamps), rate)
 
-    found: dict[int, tuple[int, np.ndarray]] = {}  # index -> time stamp, pixels
+    found: dict[int, tuple[float, np.ndarray]] = {}  # index -> time stamp, pixels
     with open_container(file, name, "a video") as container:
-        stream, frames = pictures(container, name)
+        stream, decoding = pictures(container, name)
         stream.thread_type = "AUTO"
-        numbered = enumerate(frames)
-        frame, position = None, -1
+        frames: Iterator[tuple[float, VideoFrame]] = enumerate(decoding)
+        frame, position = None, -inf
         for index in sorted(set(indices)):
             target = stamps[index]
             key = keys[max(0, bisect_right(keys, target) - 1)]
-            if timed and (frame is None or position < key):  # else it is cheaper to go on
-                with suppress(FFmpegError):  # where seeking fails, reading on gets there, too
-                    container.seek(key, stream=stream)
-                numbered = enumerate(pictures(container, name)[1])
-            for number, frame in numbered:
-                position = number if frame.pts is None else frame.pts
-                if position >= target:
-                    break
+            if timed and position < key:  # else it is cheaper to go on
+                frames = frames_from(container, name, key, unit)
+            while position < target and (later := next(frames, None)):
+                position, frame = later
             if frame is not None:  # where nothing more can be decoded, the last one stands in
                 found[index] = (position, upright(frame, *size))
     if not found:
@@ -227,6 +237,21 @@ def list_frames(packets: Iterator[Packet]) -> tuple[list[tuple[int | None, bool]
         if packet.size and not packet.is_corrupt and not packet.is_discard:
             frames.append((packet.pts, packet.is_keyframe))
             span = packet.duration or 0
+
+
+def frames_from(
+    container: InputContainer, name: str, key: int, unit: float
+) -> Iterator[tuple[float, VideoFrame]]:
+    """Time stamps and frames from `key` on or from shortly before it; time stamps count `unit` seconds."""
+    for margin in SEEK_MARGINS:
+        with suppress(FFmpegError):  # where seeking fails, reading on gets there, too
+            container.seek(key - round(margin / unit), stream=track(container, "video"))
+        frames = pictures(container, name)[1]
+        first = next(frames, None)
+        if first is not None and (first.pts is None or first.pts <= key):
+            break
+    for frame in chain(() if first is None else (first,), frames):
+        yield -inf if frame.pts is None else frame.pts, frame
 
 
 def upright(frame: VideoFrame, width: int, height: int) -> np.ndarray:

@@ -112,7 +112,10 @@ class Preset:
         return AdapterConfig(
             lm=LMConfig(self.lm.id, width, width, self.lm.layers, "opt", self.lm.revision),
             encoder=EncoderConfig(
-                self.encoder.id, self.feature_layers, (self.encoder.width,) * self.injected, self.encoder.revision
+                self.encoder.id,
+                self.feature_layers,
+                (self.encoder.width,) * self.injected,
+                self.encoder.revision,
             ),
             injection=InjectionConfig(self.start_layer, self.end_layer, mask="reference"),
             prompt=PromptConfig(self.prompt_length, self.prompt_mlp),

@@ -124,7 +124,9 @@ def train_adapter(task: TaskConfig, data: StarterData, work: Path, out: Path) ->
     adapter = new_adapter(task, lm, tokenizer)
     if task.name == "qa":  # what the features mean has been learned from captions
         learned = torch.load(work / "caption.checkpoint", weights_only=True)["adapter"]
-        adapter.load_state_dict({k: v for k, v in learned.items() if k.startswith("connector.")}, strict=False)
+        adapter.load_state_dict(
+            {k: v for k, v in learned.items() if k.startswith("connector.")}, strict=False
+        )
     schedule, size = SCHEDULES[task.name]
 
     def log(message: str) -> None:
