@@ -170,6 +170,10 @@ class ImageRecipe:
                 f"interpolation is {self.interpolation!r} in an image recipe: it must be one of {known}."
             )
 
+    def open(self, source: ImageSource) -> Image.Image:
+        """The file as an upright RGB image (`open_image`)."""
+        return open_image(source)
+
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB image -> (3, size, size) float32."""
         pixels = torch.from_numpy(np.array(self.fit(image))).permute(2, 0, 1)  # (3, size, size) uint8

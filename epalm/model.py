@@ -25,18 +25,22 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCrit
 from transformers.generation.streamers import BaseStreamer
 
 from epalm.adapter import CONFIG, WEIGHTS, Adapter
+from epalm.audio import AudioRecipe
 from epalm.backbones import choose_device, choose_dtype, load_lm
 from epalm.config import AdapterConfig
 from epalm.convert import convert
 from epalm.decoding import InjectedLM, with_overrides
 from epalm.encoders import Encoder, load_encoder
 from epalm.errors import EPALMError
-from epalm.image import ImageRecipe, ImageSource, open_image
+from epalm.image import ImageRecipe, ImageSource
+from epalm.media import modality_of
 from epalm.starter import cache_root
 from epalm.text import TaskText, pad_left
+from epalm.video import VideoRecipe
 from epalm.zoo import ZOO, fetch_checkpoint
 
 STARTER = Path(__file__).parent.parent / "assets" / "starter"
+RECIPE_TYPES: dict[str, Any] = {"image": ImageRecipe, "video": VideoRecipe, "audio": AudioRecipe}
 Progress = Callable[[str], None]
 
 
@@ -44,9 +48,9 @@ Progress = Callable[[str], None]
 class Request:
     """One thing to describe or to answer."""
 
-    media: ImageSource  # a file, a PIL image, an array or the bytes of a file
+    media: ImageSource  # a file or its bytes; for images also a PIL image or an array
     question: str | None = None  # None asks for a caption
-    adapter: str | None = None  # name of the adapter; None picks the one for the task
+    adapter: str | None = None  # None picks the one for what the file is and what is asked
 
 
 class EPALM(
@@ -79,7 +83,8 @@ class EPALM(
         self.encoders = encoders  # a plain dict: ids contain dots, and `to()` has been decided at loading
         self.texts = {name: TaskText(adapter.config.task, tokenizer) for name, adapter in adapters.items()}
         self.recipes = {
-            name: ImageRecipe.from_dict(adapter.config.recipe) for name, adapter in adapters.items()
+            name: RECIPE_TYPES[adapter.config.task.modality].from_dict(adapter.config.recipe)
+            for name, adapter in adapters.items()
         }
 
     # ---------------------------------------------------------------- loading and saving
@@ -124,11 +129,6 @@ class EPALM(
                     f"The adapters of {name} need different language models: "
                     f"'{key}' needs {adapter.config.lm.id}, another one {first.config.lm.id}."
                 )
-            if adapter.config.task.modality != "image":
-                raise EPALMError(
-                    f"'{key}' of {name} is a {adapter.config.task.modality} adapter, "
-                    "and this version perceives images."
-                )
         lm_config = first.config.lm
         if lm is not None:
             lm_config = dataclasses.replace(lm_config, id=lm, revision=None)
@@ -157,11 +157,11 @@ class EPALM(
     # ---------------------------------------------------------------- use
 
     def caption(self, media: ImageSource, **options: Any) -> str:
-        """Describe an image; options as in `generate`."""
+        """Describe an image, a video or a sound; options as in `generate`."""
         return self.generate([Request(media)], **options)[0]
 
     def ask(self, media: ImageSource, question: str, **options: Any) -> str:
-        """Answer a question about an image; options as in `generate`."""
+        """Answer a question about an image, a video or a sound; options as in `generate`."""
         return self.generate([Request(media, question)], **options)[0]
 
     def generate(
@@ -259,12 +259,14 @@ class EPALM(
         """Adapter name, input ids and media tensor of a request."""
         name = request.adapter
         if name is None:
-            name = self.adapter_for("image", "caption" if request.question is None else "qa")
+            task = "caption" if request.question is None else "qa"
+            name = self.adapter_for(modality_of(request.media), task)
         elif name not in self.adapters:
             raise EPALMError(f"There is no adapter '{name}'; loaded are: {', '.join(self.adapters)}.")
         text = self.texts[name]
         ids = text.ids(text.input(request.question))
-        return name, ids, self.recipes[name](open_image(request.media))
+        recipe = self.recipes[name]
+        return name, ids, recipe(recipe.open(request.media))
 
     @torch.inference_mode()
     def decode(

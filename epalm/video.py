@@ -36,8 +36,10 @@ try:  # the fast reader, which exists for few platforms
 except (ImportError, OSError):
     decord = None
 
-# In MPEG streams it returns other frames than asked for, on damaged AVI files it writes to the terminal.
+# Where decord's seeks are exact. With others (MPEG streams, MPEG-4 and HEVC with B-frames) it returns other
+# frames than asked for.
 DECORD_CONTAINERS = ("mov,mp4", "matroska")
+DECORD_CODECS = ("h264", "vp8", "vp9")
 
 # Seconds to seek ahead of a frame if a seek leads behind it, which happens in MPEG streams and at damage.
 SEEK_MARGINS = (0, 1, 10)
@@ -148,15 +150,17 @@ def fps_indices(length: int, wanted: float, rate: float) -> list[int]:
 
 
 def decord_reads(file: BinaryIO, name: str) -> bool:
-    """Whether decord can be trusted with a video: one that is in a container where its seeks are exact, and
-    that is not to be shown turned, as phones record portraits.
+    """Whether decord can be trusted with a video: where its seeks are exact, and where the frames need not be
+    turned, as those of portraits recorded by phones are.
 
     Raises:
         EPALMError: the file is no video, or nothing of it can be decoded.
     """
     with open_container(file, name, "a video") as container:
-        for frame in pictures(container, name)[1]:
-            return frame.rotation == 0 and container.format.name.startswith(DECORD_CONTAINERS)
+        stream, frames = pictures(container, name)
+        for frame in frames:
+            container_fits = container.format.name.startswith(DECORD_CONTAINERS)
+            return container_fits and stream.codec.canonical_name in DECORD_CODECS and frame.rotation == 0
     raise no_picture(name)
 
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from epalm import audio, image, video
+from epalm.audio import AudioRecipe
 from epalm.config import (
     AdapterConfig,
     EncoderConfig,
@@ -27,7 +29,8 @@ from epalm.config import (
 )
 from epalm.download import Progress, download
 from epalm.errors import EPALMError
-from epalm.image import RECIPES
+from epalm.image import ImageRecipe
+from epalm.video import VideoRecipe
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,6 @@ class Preset:
     modality: Literal["image", "video", "audio"]
     lm: Backbone
     encoder: Backbone
-    recipe: str  # of the preprocessing
     template: str  # of the text input; the tokenizer puts BOS before it
     sources: tuple[Source, ...]
     shared_connector: bool = False
@@ -121,11 +123,20 @@ class Preset:
             prompt=PromptConfig(self.prompt_length, self.prompt_mlp),
             task=task,
             generation=self.generation,
-            recipe=RECIPES["epalm"].to_dict() if self.modality == "image" else {"name": self.recipe},
+            recipe=self.recipe.to_dict(),
             shared_connector=self.shared_connector,
             description=f"{self.title}, published with the paper",
             metrics={self.result.metric: self.result.value} if self.result else {},
         )
+
+    @property
+    def recipe(self) -> ImageRecipe | VideoRecipe | AudioRecipe:
+        """The original's preprocessing for evaluation."""
+        if self.modality == "image":
+            return image.RECIPES["epalm"]
+        if self.modality == "video":
+            return video.RECIPES[f"epalm-video-{self.num_frames}"]
+        return audio.RECIPES["epalm-audio"]
 
     @property
     def trainable(self) -> int:
@@ -313,7 +324,6 @@ def _preset(
         task=task,
         modality=modality,
         lm=lm,
-        recipe=f"epalm-{modality}",
         template=CAPTION if task == "caption" else QUESTION,
         sources=sources,
         **settings,

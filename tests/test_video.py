@@ -118,7 +118,8 @@ def test_unknown_sampling_is_refused(sampling):
 @pytest.mark.parametrize(
     ("codec", "format"),
     [("libx264", "mp4"), ("libvpx-vp9", "webm"), ("libx264", "matroska"), ("mpeg4", "avi"), ("mjpeg", "mov"),
-     ("libx264", "mpegts"), ("mpeg2video", "mpeg"), ("flv", "flv"), ("libx264", "h264")],
+     ("libx265", "mp4"), ("libx264", "mpegts"), ("mpeg2video", "mpeg"), ("flv", "flv"),
+     ("libx264", "h264")],
 )  # fmt: skip
 def test_every_container_gives_the_frames_asked_for(read, codec, format):
     clip = read(video(50, codec=codec, format=format), 8)

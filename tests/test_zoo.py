@@ -52,7 +52,8 @@ def test_template_follows_the_task_and_frames_follow_the_modality():
     for preset in ZOO.values():
         assert preset.template == {"caption": "", "qa": "{question}?</a>"}[preset.task]
         assert (preset.num_frames is not None) == (preset.modality == "video")
-        assert preset.recipe == f"epalm-{preset.modality}"
+        expected = {"image": "epalm", "video": "epalm-video", "audio": "epalm-audio"}[preset.modality]
+        assert preset.config.recipe["name"] == expected
     frames = [ZOO[f"{n}-opt-2.7b"].num_frames for n in ("msrvtt-caption", "msrvtt-qa", "msvd-qa")]
     assert frames == [16, 8, 8]
 
