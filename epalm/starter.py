@@ -285,3 +285,8 @@ WHEELS = {
         licence="MIT",
     ),
 }
+
+
+if __name__ == "__main__":
+    for name in WHEELS:
+        print(backbone_dir(name, print))
