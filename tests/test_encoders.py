@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ASTConfig, ASTModel, BertConfig, TimesformerConfig, TimesformerModel
 
+from epalm import starter
 from epalm.encoders import Encoder, ast, load_encoder, timesformer, timm_image
 from epalm.encoders.recorded import encoder_from_file, encoder_from_recorded
 from epalm.encoders.timm_image import TimmImageEncoder
@@ -255,7 +256,6 @@ def test_local_folders(tmp_path):
 
 
 def test_starter_backbone(tmp_path, monkeypatch):
-    starter = pytest.importorskip("epalm.starter")
     network = timm.create_model("tf_efficientnet_lite2")
     save_file(network.state_dict(), tmp_path / "model.safetensors")
     monkeypatch.setattr(starter, "backbone_dir", lambda backbone, progress=None: tmp_path)

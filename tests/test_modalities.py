@@ -21,11 +21,13 @@ WIDTH = 24
 
 @pytest.fixture(scope="module")
 def everything(tiny_model_dir, tmp_path_factory):
-    """The tiny image adapters, and untrained ones for video and audio over tiny TimeSformer and AST encoders."""
+    """The tiny image adapters, and untrained ones over a tiny TimeSformer and a tiny AST."""
     root = tmp_path_factory.mktemp("everything")
     torch.manual_seed(0)
     sizes = {"hidden_size": WIDTH, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 3}
-    TimesformerModel(TimesformerConfig(**sizes, image_size=32, num_frames=4)).save_pretrained(root / "timesformer")
+    TimesformerModel(TimesformerConfig(**sizes, image_size=32, num_frames=4)).save_pretrained(
+        root / "timesformer"
+    )
     ASTModel(ASTConfig(**sizes, max_length=96, num_mel_bins=48)).save_pretrained(root / "ast")
     video = dataclasses.replace(videos.RECIPES["epalm-video-8"], size=32, frames=4)
     audio = dataclasses.replace(sounds.RECIPES["epalm-audio-16k"], mel_bins=48, frames=96)
