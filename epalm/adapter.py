@@ -44,8 +44,8 @@ class Adapter(nn.Module):
         self.connector = nn.ModuleList(nn.Linear(width, config.lm.hidden_size) for width in widths)
         schedule = injection_schedule(config.injection, config.lm.num_layers, config.num_tokens)
         for j in range(len(self.connector)):
-            if j not in schedule:  # no LM layer reads this token, so nothing can train it
-                self.connector[j].requires_grad_(False)
+            read = max(schedule) >= 0 if config.shared_connector else j in schedule
+            self.connector[j].requires_grad_(read)  # what no LM layer reads, nothing can train
         self.prompt = None
         if config.prompt is not None:
             self.prompt = SoftPrompt(config.prompt.length, config.lm.embed_size, config.prompt.mlp)

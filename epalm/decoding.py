@@ -155,10 +155,11 @@ def text_loss(logits: Tensor, labels: Tensor) -> Tensor:
         logits: (B, R, V), the last T of the R rows being text.
         labels: (B, T), -100 where a token is not to be predicted.
     Returns:
-        (B, T - 1) float32, 0 where the label is -100. The original sums it over positions, averages over
-        the batch and multiplies by 0.1.
+        (B, T - 1) float32 or better, 0 where the label is -100. The original sums it over positions,
+        averages over the batch and multiplies by 0.1.
     """
-    predicted = logits[:, -labels.shape[1] : -1].float().transpose(1, 2)
+    predicted = logits[:, -labels.shape[1] : -1].transpose(1, 2)
+    predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
     return torch.nn.functional.cross_entropy(predicted, labels[:, 1:], reduction="none", ignore_index=-100)
 
 

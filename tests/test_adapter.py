@@ -71,6 +71,13 @@ def test_a_connector_that_no_layer_reads_is_not_trained():
     assert [c.weight.requires_grad for c in adapter.connector] == [True, False]
 
 
+def test_a_shared_connector_is_trained_as_long_as_any_layer_reads_any_token():
+    encoder = EncoderConfig("some/encoder", (-3, -2, -1), (6, 6, 6))
+    skips_the_first = InjectionConfig(5, 8, text_step=2)  # layer 6 reads token 1
+    adapter = Adapter(config(encoder=encoder, injection=skips_the_first, shared_connector=True))
+    assert adapter.connector[0].weight.requires_grad
+
+
 def test_the_soft_prompt_lives_in_the_embedding_space():
     assert Adapter(config()).prompt().shape == (4, 12)
 
