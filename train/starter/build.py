@@ -28,6 +28,7 @@ from epalm.model import EPALM, STARTER
 from epalm.text import TaskText
 from train.loop import Schedule, batch_loss, fit
 from train.starter.data import TOKENS, Batches, StarterData, held_out
+from train.starter.distil import MILD, WIDE, Spread
 from train.starter.evaluate import report
 from train.starter.examples import CAPTION, QA, question_about
 from train.starter.features import encode_pictures
@@ -111,34 +112,49 @@ def held_out_loss(lm: InjectedLM, adapter: Adapter, data: StarterData, text: Tas
     return losses[0], losses[1]
 
 
-SCHEDULES = {
-    "caption": (Schedule(steps=1100, lr=3e-3, prompt_lr=3e-3), 48),
-    "qa": (Schedule(steps=350, lr=1e-3, prompt_lr=3e-3), 40),
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A part of an adapter's training, with a checkpoint of its own."""
+
+    name: str
+    schedule: Schedule
+    batch: int
+    spread: Spread
+
+
+STAGES = {
+    "caption": (
+        Stage("caption-mild", Schedule(steps=1100, lr=3e-3, prompt_lr=3e-3), 48, MILD),
+        Stage("caption-wide", Schedule(steps=350, lr=1.5e-3, prompt_lr=1e-3), 48, WIDE),
+    ),
+    "qa": (Stage("qa", Schedule(steps=300, lr=1e-3, prompt_lr=3e-3), 40, WIDE),),
 }
 
 
 def train_adapter(task: TaskConfig, data: StarterData, work: Path, out: Path) -> None:
-    """Train one adapter to the end of its schedule and write its folder; goes on from its checkpoint."""
+    """Train one adapter through its stages and write its folder; goes on from its checkpoints.
+
+    The question adapter starts from the caption adapter's connectors: what features mean is learned there.
+    """
     lm, tokenizer = training_lm()
     text = TaskText(task, tokenizer)
     adapter = new_adapter(task, lm, tokenizer)
-    if task.name == "qa":  # what the features mean has been learned from captions
-        learned = torch.load(work / "caption.checkpoint", weights_only=True)["adapter"]
-        adapter.load_state_dict(
-            {k: v for k, v in learned.items() if k.startswith("connector.")}, strict=False
-        )
-    schedule, size = SCHEDULES[task.name]
+    if task.name == "qa":
+        learned = torch.load(work / f"{STAGES['caption'][-1].name}.checkpoint", weights_only=True)["adapter"]
+        connectors = {k: v for k, v in learned.items() if k.startswith("connector.")}
+        adapter.load_state_dict(connectors, strict=False)
+    for stage in STAGES[task.name]:
 
-    def log(message: str) -> None:
-        print(f"{task.name}: {message}", flush=True)
+        def log(message: str, name: str = stage.name) -> None:
+            print(f"{name}: {message}", flush=True)
 
-    fit(lm, adapter, Batches(data, text, size), schedule, work / f"{task.name}.checkpoint", log)
-    own, other = held_out_loss(lm, adapter, data, text)
-    log(f"held-out loss per token {own:.3f}, with another picture's features {other:.3f}")
+        batches = Batches(data, text, stage.batch, stage.spread)
+        fit(lm, adapter, batches, stage.schedule, work / f"{stage.name}.checkpoint", log)
+        own, other = held_out_loss(lm, adapter, data, text)
+        log(f"held-out loss per token {own:.3f}, with another picture's features {other:.3f}")
     metrics = {"held_out_loss": round(own, 4), "held_out_loss_other_picture": round(other, 4)}
-    config = dataclasses.replace(adapter.config, metrics=metrics)
     raw = on_raw_features(adapter, data.mean, data.std)
-    raw.config = config
+    raw.config = dataclasses.replace(adapter.config, metrics=metrics)
     raw.half().save(out / f"image-{task.name}")
 
 

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from epalm.text import TaskText
 from train.loop import Batch, text_batch
-from train.starter.distil import ClassifierSampler
+from train.starter.distil import MILD, ClassifierSampler, Spread
 from train.starter.examples import Thing, question_about
 from train.starter.words import LABEL_OF, with_article
 
+NOISE = 0.25  # standard deviation of what is added to the standardised features
 TOKENS = 5  # perceptual tokens, each its own linear map of the encoder's last pooled feature
 
 
@@ -53,11 +54,11 @@ class Batches:
     Args:
         text: template and tokenizer of the task.
         size: examples per batch.
-        noise: standard deviation of what is added to the standardised features.
+        spread: how varied the classifier draws are.
     """
 
-    def __init__(self, data: StarterData, text: TaskText, size: int, noise: float = 0.25, seed: int = 0):
-        self.data, self.text, self.size, self.noise, self.seed = data, text, size, noise, seed
+    def __init__(self, data: StarterData, text: TaskText, size: int, spread: Spread = MILD, seed: int = 0):
+        self.data, self.text, self.size, self.spread, self.seed = data, text, size, spread, seed
         self.pool = [data.things[i] for i in data.train] + data.classes
         counts: dict[str, int] = {}
         for i in data.train:
@@ -72,10 +73,16 @@ class Batches:
         pictures = rng.choices(data.train, self.weights, k=self.size // 2)
         views = [rng.randrange(data.views.shape[1]) for _ in pictures]
         classes = [rng.randrange(len(data.classes)) for _ in range(self.size - len(pictures))]
-        drawn = data.sampler.draw(torch.tensor(classes), generator)
-        features = torch.cat([data.views[pictures, views].float(), drawn])
-        features = data.standardised(features)
-        features = features + self.noise * torch.randn(features.shape, generator=generator)
+        drawn = data.sampler.draw(torch.tensor(classes), generator, self.spread)
+        seen = data.views[pictures, views].float()
+        if self.spread.mix:
+            others = data.sampler.real[
+                torch.randint(len(data.sampler.real), (len(seen),), generator=generator)
+            ]
+            share = self.spread.mix * torch.rand(len(seen), 1, generator=generator)
+            seen = seen + share * (others - data.sampler.mean)
+        features = data.standardised(torch.cat([seen, drawn]))
+        features = features + NOISE * torch.randn(features.shape, generator=generator)
         things = [data.things[i] for i in pictures] + [data.classes[c] for c in classes]
         return self.batch(features, [self._example(thing, rng) for thing in things])
 

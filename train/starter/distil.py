@@ -8,10 +8,33 @@ batch, because features that come back get memorised.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 SCALES = 40  # steps of the search along a class direction
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far from each other the draws of one class lie.
+
+    Attributes:
+        base: range of the weight that the real picture's deviation from the mean keeps.
+        confidence: range of the classifier's probability of the class.
+        mix: largest share of another picture's deviation that labelled pictures' features get.
+    """
+
+    base: tuple[float, float]
+    confidence: tuple[float, float]
+    mix: float
+
+
+# Photos deviate more from the mean than drawings, and the classifier is less sure of them than of most draws.
+# Learning starts from clear cases and ends with ones as varied as photos.
+MILD = Spread(base=(0.3, 0.9), confidence=(0.2, 0.95), mix=0.0)
+WIDE = Spread(base=(0.8, 1.6), confidence=(0.05, 0.9), mix=0.5)
 
 
 class ClassifierSampler:
@@ -34,8 +57,8 @@ class ClassifierSampler:
         self.directions = directions / directions.norm(dim=1, keepdim=True)
         self.length = centred.norm(dim=1).mean()
 
-    def draw(self, classes: Tensor, generator: torch.Generator) -> Tensor:
-        """(B,) class indices -> (B, D) features, each as confidently its class as photos are."""
+    def draw(self, classes: Tensor, generator: torch.Generator, spread: Spread = MILD) -> Tensor:
+        """(B,) class indices -> (B, D) features that the classifier assigns to them."""
         batch = len(classes)
 
         def uniform(low: float, high: float) -> Tensor:
@@ -44,13 +67,14 @@ class ClassifierSampler:
         picked = torch.randint(len(self.real), (2, batch), generator=generator)
         blend = uniform(0.0, 1.0)
         base = blend * self.real[picked[0]] + (1 - blend) * self.real[picked[1]]
-        base = self.mean + uniform(0.3, 0.9) * (base - self.mean)
+        base = self.mean + uniform(*spread.base) * (base - self.mean)
         step = self.length * self.directions[classes] * (2.5 / SCALES)
-        wanted = uniform(0.2, 0.95)
+        wanted = uniform(*spread.confidence)
         feature, found = base.clamp(min=0), torch.zeros(batch, 1, dtype=torch.bool)
         for scale in range(1, SCALES + 1):
             moved = (base + scale * step).clamp(min=0)
-            probability = (moved @ self.weight.T + self.bias).softmax(-1).gather(1, classes[:, None])
+            probabilities = (moved @ self.weight.T + self.bias).softmax(-1)
+            chosen = probabilities.argmax(-1, keepdim=True) == classes[:, None]
             feature = torch.where(found, feature, moved)
-            found |= probability > wanted
+            found |= chosen & (probabilities.gather(1, classes[:, None]) > wanted)
         return feature
