@@ -57,6 +57,10 @@ class ClassifierSampler:
         self.directions = directions / directions.norm(dim=1, keepdim=True)
         self.length = centred.norm(dim=1).mean()
 
+    def scores(self, features: Tensor) -> Tensor:
+        """(B, D) features -> (B, C) logits of the classifier."""
+        return features @ self.weight.T + self.bias
+
     def draw(self, classes: Tensor, generator: torch.Generator, spread: Spread = MILD) -> Tensor:
         """(B,) class indices -> (B, D) features that the classifier assigns to them."""
         batch = len(classes)
@@ -73,7 +77,7 @@ class ClassifierSampler:
         feature, found = base.clamp(min=0), torch.zeros(batch, 1, dtype=torch.bool)
         for scale in range(1, SCALES + 1):
             moved = (base + scale * step).clamp(min=0)
-            probabilities = (moved @ self.weight.T + self.bias).softmax(-1)
+            probabilities = self.scores(moved).softmax(-1)
             chosen = probabilities.argmax(-1, keepdim=True) == classes[:, None]
             feature = torch.where(found, feature, moved)
             found |= chosen & (probabilities.gather(1, classes[:, None]) > wanted)
