@@ -166,8 +166,8 @@ def report(model: EPALM, data: StarterData, photos: Path, file: Path) -> None:
     lines += [
         "",
         f"On {len(rows)} real photos from Python packages and Debian's wallpapers, none used in training: "
-        f'the caption names the main thing in {named}, the answer to "what is this?" in {answered}. The encoder\'s '
-        f"own 1000-way classifier, which the adapters do not use, names it in {classified}.",
+        f'the caption names the main thing in {named}, the answer to "what is this?" in {answered}. '
+        f"The encoder's own 1000-way classifier, which the adapters do not use, names it in {classified}.",
         "",
         "| photo | from | shows | caption | what is this? |",
         "|---|---|---|---|---|",
