@@ -32,7 +32,7 @@ starter: .venv/installed
 	$(PY) -m train starter $(ARGS)
 
 benchmark: .venv/installed
-	$(PY) tests/benchmark.py $(ARGS)
+	$(PY) -m tests.benchmark $(ARGS)
 
 # Debian and Ubuntu ship venv without ensurepip until python3-venv is there; then pip installs pip into it.
 $(PY):
