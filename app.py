@@ -213,7 +213,7 @@ def about(model: EPALM, licences: str) -> str:
     return (
         f"**What it is:** {config.lm.id.split('/')[-1]} and {config.encoder.id.split('/')[-1]}, both frozen "
         f"({frozen / 1e6:,.0f} million numbers), joined by {trained / 1e6:.1f} million trained ones. "
-        "**What it is not:** reliable. It names the main thing in some pictures and is often confidently wrong; it "
+        "**What it is not:** reliable. It names the main thing in some pictures and is often wrong; it "
         "does not read text, count or recognise people. Do not rely on it where a mistake matters.\n\n"
         f"**Licences:** {licences}"
     )
