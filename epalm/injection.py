@@ -150,9 +150,9 @@ def run_layers(
         with one R depends on what had to be computed, and the last rows are those of the new text.
     """
     fresh = cache is None or cache.get_seq_length() == 0
-    masks = _Masks(text_mask, prompt_len, reference_mask, hidden.dtype, tokens is not None)
+    masks = _Masks(text_mask, prompt_len, reference_mask, hidden.dtype)
     text_rows = hidden.shape[1]  # rows of prompt and text that are computed
-    computes_row = 0 if fresh else plan.refreshed  # below, row 0 is cached like any other row
+    computes_row = 0 if fresh else plan.refreshed  # in the layers before, row 0 is cached like any other
     has_row = False
     for i, layer in enumerate(layers):
         layer_cache = cache if i < plan.leak or not plan.recomputes else None
@@ -173,10 +173,9 @@ def run_layers(
 class _Masks:
     """Additive attention masks (B, 1, rows, columns), made once per layout and shared by the layers."""
 
-    def __init__(self, text_mask: Tensor, prompt_len: int, reference: bool, dtype: torch.dtype, tokens: bool):
-        self.keys = torch.cat(
-            [text_mask.new_ones(text_mask.shape[0], prompt_len), text_mask], dim=1
-        )  # (B, K)
+    def __init__(self, text_mask: Tensor, prompt_len: int, reference: bool, dtype: torch.dtype):
+        prompt_mask = text_mask.new_ones(text_mask.shape[0], prompt_len)
+        self.keys = torch.cat([prompt_mask, text_mask], dim=1)  # (B, K), 1 = visible
         self.reference, self.dtype = reference, dtype
         self.made: dict[tuple[int, bool, bool], Tensor] = {}
 
@@ -187,11 +186,11 @@ class _Masks:
         return self.made[key]
 
     def _make(self, text_rows: int, column: bool, row: bool) -> Tensor:
-        batch, total = self.keys.shape
+        total = self.keys.shape[1]
         lowest = torch.finfo(self.dtype).min
         col = torch.arange(total, device=self.keys.device)
         idx = col[total - text_rows :, None]
-        padding = torch.zeros(batch, 1, total, dtype=self.dtype, device=col.device)
+        padding = torch.zeros_like(self.keys[:, None], dtype=self.dtype)  # (B, 1, K)
         padding = padding.masked_fill(self.keys[:, None] == 0, lowest)
         if self.reference:
             mask = padding + torch.zeros_like(padding[0]).masked_fill(col > idx, float("-inf"))
