@@ -57,7 +57,13 @@ footer .divider { display: none !important; }
 
 
 def page(model: EPALM, licences: str) -> gr.Blocks:
-    """The whole page for one loaded model; each modality is one tab."""
+    """The whole page for one loaded model; each modality is one tab. EPALMError if there is none to show."""
+    found = {adapter.config.task.modality for adapter in model.adapters.values()}
+    if "image" not in found:
+        raise EPALMError(
+            f"The page shows pictures, but this model is for {' and '.join(sorted(found))}; "
+            "use it with `python -m epalm`."
+        )
     with gr.Blocks(title="eP-ALM", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT)) as blocks:
         gr.Markdown(
             "# eP-ALM\nA language model that was only ever trained on text looks at your picture, "

@@ -9,7 +9,7 @@ from httpx import HTTPError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from epalm.config import LMConfig
-from epalm.errors import EPALMError
+from epalm.errors import EPALMError, reason
 from epalm.families import family_of
 from epalm.starter import backbone_dir
 
@@ -59,10 +59,9 @@ def load_lm(
             source, revision=config.revision, dtype=dtype, device_map=device_map, attn_implementation="sdpa"
         )
     except (OSError, ValueError, RuntimeError, HTTPError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".:")
         raise EPALMError(
             f"The language model {config.id} could not be loaded; check its name, its files "
-            f"and the network ({reason})."
+            f"and the network ({reason(error)})."
         ) from error
     check_lm(lm, config)
     lm.requires_grad_(False).eval()

@@ -28,7 +28,7 @@ import transformers
 from epalm.adapter import Adapter
 from epalm.backbones import DTYPES
 from epalm.convert import convert
-from epalm.errors import EPALMError
+from epalm.errors import EPALMError, reason
 from epalm.model import EPALM, Request
 from epalm.starter import WHEELS
 from epalm.verify import Check, verify
@@ -174,23 +174,25 @@ def describe(args: argparse.Namespace, question: str | None) -> int:
     """Caption the files, or answer a question about them, one by one; a bad one does not stop the rest."""
     task = "caption" if question is None else "qa"
     model = load_model(args)
-    adapter = model.adapter_for("image", task)
-    model.texts[adapter].input(question)  # refuses a bad question once, not once per file
+    for text in model.texts.values():
+        if text.task.name == task:
+            text.input(question)  # refuses a bad question once, not once per file
     code = OK
     for file in args.files:
         started = time.perf_counter()
         try:
-            [text] = model.generate([Request(file, question, adapter)], args.beams, args.max_new_tokens)
+            adapter = model.adapter_of(Request(file, question))
+            [answer] = model.generate([Request(file, question, adapter)], args.beams, args.max_new_tokens)
         except EPALMError as error:
             say(f"epalm: {error}")
             code = REFUSED
             continue
         seconds = round(time.perf_counter() - started, 3)
         if args.json:
-            row = {"file": file, "adapter": adapter, "task": task, "text": text, "seconds": seconds}
+            row = {"file": file, "adapter": adapter, "task": task, "text": answer, "seconds": seconds}
             print(json.dumps(row, ensure_ascii=False), flush=True)
         else:
-            line = " ".join(text.split())
+            line = " ".join(answer.split())
             print(f"{file}: {line}" if len(args.files) > 1 else line, flush=True)
     return code
 
@@ -247,7 +249,7 @@ def run_verify(args: argparse.Namespace) -> int:
         failed = [check for check in checks if check.decides and not check.ok]
         for check in checks if args.verbose else failed:
             print(check_line(check))
-        worst = max(checks, key=lambda c: (c.decides, c.error / c.tolerance if c.tolerance else c.error))
+        worst = max(checks, key=lambda c: (c.decides, c.badness()))
         verdict = f"{len(failed)} of {len(checks)} checks FAILED" if failed else f"{len(checks)} checks ok"
         undecided = sum(not check.decides for check in checks)
         note = f", {undecided} of them reported only in {args.dtype}" if undecided else ""
@@ -334,6 +336,5 @@ def device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise argparse.ArgumentTypeError(f"{name!r} cannot be used here ({reason})") from error
+        raise argparse.ArgumentTypeError(f"{name!r} cannot be used here ({reason(error)})") from error
     return name

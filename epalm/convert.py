@@ -12,7 +12,7 @@ from torch import Tensor
 
 from epalm.adapter import Adapter
 from epalm.config import AdapterConfig
-from epalm.errors import EPALMError
+from epalm.errors import EPALMError, reason
 from epalm.zoo import find
 
 _PROMPT = "prompt_module.prefix_embedding."
@@ -55,8 +55,7 @@ def read_original(path: Path) -> dict[str, Tensor]:
         IndexError,
         ValueError,
     ) as error:  # what damage leads to
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EPALMError(f"{path} cannot be read as a PyTorch checkpoint ({reason}).") from None
+        raise EPALMError(f"{path} cannot be read as a PyTorch checkpoint ({reason(error)}).") from None
     state = data.get("model") if isinstance(data, Mapping) else None
     if not isinstance(state, Mapping):
         raise EPALMError(f"{path} has no 'model' entry, so it is no checkpoint of the original eP-ALM.")

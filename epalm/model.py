@@ -31,7 +31,7 @@ from epalm.config import AdapterConfig
 from epalm.convert import convert
 from epalm.decoding import InjectedLM, with_overrides
 from epalm.encoders import Encoder, load_encoder
-from epalm.errors import EPALMError
+from epalm.errors import EPALMError, reason
 from epalm.image import ImageRecipe, ImageSource
 from epalm.media import modality_of
 from epalm.starter import cache_root
@@ -57,9 +57,8 @@ class EPALM(
     nn.Module,
     ModelHubMixin,
     library_name="epalm",
-    license="mit",
     tags=["multimodal", "image-to-text", "visual-question-answering"],
-    repo_url="https://github.com/mshukor/eP-ALM",
+    paper_url="https://arxiv.org/abs/2303.11403",
 ):
     """A frozen LM, frozen encoders and the adapters between them.
 
@@ -140,7 +139,9 @@ class EPALM(
             wanted = adapter.config.encoder
             if wanted.id not in encoders:
                 say(f"Loading the encoder {encoder or wanted.id} …")
-                encoders[wanted.id] = load_encoder(encoder or wanted.id, dtype, str(injected.device), say)
+                commit = None if encoder else wanted.revision
+                where = str(injected.device)
+                encoders[wanted.id] = load_encoder(encoder or wanted.id, dtype, where, say, commit)
             check_encoder(encoders[wanted.id], adapter.config, encoder)
             adapter.to(injected.device)
         return cls(injected, tokenizer, adapters, encoders)
@@ -255,14 +256,18 @@ class EPALM(
         has = ", ".join(f"{a.config.task.modality} {a.config.task.name}" for a in self.adapters.values())
         raise EPALMError(f"This model has no adapter for {modality} {task}; it has: {has}.")
 
+    def adapter_of(self, request: Request) -> str:
+        """Name of the adapter that serves a request: the one it names, or by what the file is."""
+        if request.adapter is None:
+            task = "caption" if request.question is None else "qa"
+            return self.adapter_for(modality_of(request.media), task)
+        if request.adapter not in self.adapters:
+            raise EPALMError(f"There is no adapter '{request.adapter}'; loaded: {', '.join(self.adapters)}.")
+        return request.adapter
+
     def _prepare(self, request: Request) -> tuple[str, list[int], Tensor]:
         """Adapter name, input ids and media tensor of a request."""
-        name = request.adapter
-        if name is None:
-            task = "caption" if request.question is None else "qa"
-            name = self.adapter_for(modality_of(request.media), task)
-        elif name not in self.adapters:
-            raise EPALMError(f"There is no adapter '{name}'; loaded are: {', '.join(self.adapters)}.")
+        name = self.adapter_of(request)
         text = self.texts[name]
         ids = text.ids(text.input(request.question))
         recipe = self.recipes[name]
@@ -357,9 +362,9 @@ def resolve(name: str, revision: str | None, token: str | bool | None, say: Prog
         patterns = [CONFIG, WEIGHTS, f"*/{CONFIG}", f"*/{WEIGHTS}"]
         return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=patterns))
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".:")
         raise EPALMError(
-            f"{name} is no local folder, and the hub did not give it; check name and network ({reason})."
+            f"{name} is no local folder, and the hub did not give it; "
+            f"check name and network ({reason(error)})."
         ) from error
 
 
@@ -375,7 +380,12 @@ def adapter_folders(folder: Path) -> dict[str, Path]:
     if listed is None:
         task = AdapterConfig.load(folder / CONFIG).task
         return {f"{task.modality}-{task.name}": folder}
-    return {name: folder / name for name in listed}
+    names = listed if isinstance(listed, list) else []
+    if not names or not all(isinstance(name, str) and name and "." not in name for name in names):
+        raise EPALMError(
+            f"{folder / CONFIG} must list its adapters as sub-folders without dots, but lists {listed!r}."
+        )
+    return {name: folder / name for name in names}
 
 
 def check_encoder(encoder: Encoder, config: AdapterConfig, given: str | None) -> None:

@@ -26,6 +26,9 @@ class TaskText:
         if task.answer_token is not None:
             token = AddedToken(task.answer_token, lstrip=True, rstrip=True, special=True)
             tokenizer.add_special_tokens({"additional_special_tokens": [token]})
+        self.stops = {tokenizer.eos_token_id}
+        if task.answer_token is not None:
+            self.stops.add(tokenizer.convert_tokens_to_ids(task.answer_token))
         if task.name == "caption" and not self.ids(task.input):
             raise EPALMError(
                 "The adapter's captions start from no text, but its language model's tokenizer puts no start "
@@ -62,11 +65,7 @@ class TaskText:
 
         As in the original, a second answer token ends the answer, and spaces before punctuation are closed.
         """
-        stop = {
-            self.tokenizer.eos_token_id,
-            self.tokenizer.convert_tokens_to_ids(self.task.answer_token or ""),
-        }
-        end = next((i for i, token in enumerate(ids) if token in stop), len(ids))
+        end = next((i for i, token in enumerate(ids) if token in self.stops), len(ids))
         text = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
         return self.tokenizer.clean_up_tokenization(text).strip()
 

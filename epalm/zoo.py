@@ -268,7 +268,6 @@ TIMESFORMER = Backbone(
     layers=12,
     licence="CC-BY-NC 4.0",
     commercial=False,
-    revision="c18539a0f8e7969c56a9c13c823ded04ea207ca1",
     originals=(
         Source("https://www.dropbox.com/s/4h2qt41m2z3aqrb/TimeSformer_divST_8x32_224_K600.pyth?dl=1"),
     ),

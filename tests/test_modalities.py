@@ -9,10 +9,12 @@ import pytest
 import torch
 from transformers import ASTConfig, ASTModel, TimesformerConfig, TimesformerModel
 
+from app import page
 from epalm import EPALM, EPALMError, Request
 from epalm import audio as sounds
 from epalm import video as videos
 from epalm.adapter import Adapter
+from epalm.cli import main
 from epalm.config import AdapterConfig, EncoderConfig
 
 MEDIA = files("gradio") / "media_assets"
@@ -77,3 +79,20 @@ def test_a_model_without_video_says_so(tiny_model_dir):
     images = EPALM.from_pretrained(tiny_model_dir, device="cpu")
     with pytest.raises(EPALMError, match="no adapter for video caption"):
         images.caption(str(MEDIA / "videos" / "a.mp4"))
+
+
+def test_the_command_line_takes_all_modalities_in_one_call(everything, capsys):
+    media = [
+        str(MEDIA / "images" / "lion.jpg"),
+        str(MEDIA / "videos" / "a.mp4"),
+        str(MEDIA / "audio" / "sax.wav"),
+    ]
+    assert main(["caption", *media, "--model", str(everything), "--json", "--device", "cpu"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["adapter"] for row in rows] == ["image-caption", "video-caption", "audio-caption"]
+
+
+def test_the_page_refuses_a_model_that_it_cannot_show(everything):
+    video = EPALM.from_pretrained(everything / "video-caption", device="cpu")
+    with pytest.raises(EPALMError, match="this model is for video"):
+        page(video, "x")

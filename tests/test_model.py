@@ -119,3 +119,10 @@ def test_a_missing_task_says_what_there_is(tiny_model_dir):
 def test_a_name_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(EPALMError, match="is no model"):
         EPALM.from_pretrained(str(tmp_path / "nothing" / "here"), device="cpu")
+
+
+@pytest.mark.parametrize("listed", ["[]", "5", '["a.b"]', '[{"name": "x"}]'])
+def test_a_broken_list_of_adapters_is_refused(tmp_path, listed):
+    (tmp_path / "config.json").write_text(f'{{"adapters": {listed}}}')
+    with pytest.raises(EPALMError, match="must list its adapters"):
+        EPALM.from_pretrained(tmp_path, device="cpu")

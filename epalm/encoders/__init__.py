@@ -16,7 +16,7 @@ from httpx import HTTPError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from epalm.errors import EPALMError
+from epalm.errors import EPALMError, reason
 
 
 class Encoder(nn.Module):
@@ -74,6 +74,7 @@ def load_encoder(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     progress: Callable[[str], None] | None = None,
+    revision: str | None = None,
 ) -> Encoder:
     """Load a frozen encoder by its id.
 
@@ -83,6 +84,7 @@ def load_encoder(
             file of the original TimeSformer (.pyth) or AST (.pth).
         dtype: of the weights and features.
         progress: told what happens while a starter backbone is made on first use.
+        revision: commit of a hub repository; None takes its newest one.
 
     Raises:
         EPALMError: no such backbone, one that is no supported encoder, or a failed download.
@@ -94,12 +96,12 @@ def load_encoder(
         encoder: Encoder = timm_image.load_starter(name, progress)
     elif path.is_file():
         encoder = recorded.encoder_from_file(path)
-    elif (kind := model_type(name)) == "timm":
-        encoder = timm_image.load(name)
+    elif (kind := model_type(name, revision)) == "timm":
+        encoder = timm_image.load(name, revision)
     elif kind == "timesformer":
-        encoder = timesformer.load(name)
+        encoder = timesformer.load(name, revision)
     elif kind == "audio-spectrogram-transformer":
-        encoder = ast.load(name)
+        encoder = ast.load(name, revision)
     else:
         raise EPALMError(
             f"{name} is a model of type {kind!r}, which is no supported encoder: use a timm model for "
@@ -108,7 +110,7 @@ def load_encoder(
     return encoder.to(device=device, dtype=dtype)
 
 
-def model_type(backbone: str) -> str:
+def model_type(backbone: str, revision: str | None = None) -> str:
     """The library a backbone is from: "timm", or else the `model_type` in a transformers model's config.json.
 
     Raises:
@@ -126,7 +128,7 @@ def model_type(backbone: str) -> str:
     from transformers import AutoConfig
 
     with hub_errors(backbone):
-        return AutoConfig.from_pretrained(backbone).model_type
+        return AutoConfig.from_pretrained(backbone, revision=revision).model_type
 
 
 @contextmanager
@@ -135,8 +137,7 @@ def hub_errors(backbone: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError, HTTPError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
         raise EPALMError(
             f"The encoder {backbone} could not be loaded; check its name, its files and the network "
-            f"({reason})."
+            f"({reason(error)})."
         ) from error

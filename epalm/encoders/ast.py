@@ -46,14 +46,16 @@ class ASTEncoder(Encoder):
         return features
 
 
-def load(backbone: str) -> ASTEncoder:
+def load(backbone: str, revision: str | None = None) -> ASTEncoder:
     """An AST from the hub or a local folder, e.g. "MIT/ast-finetuned-audioset-10-10-0.4593".
 
     Raises:
         EPALMError: it cannot be loaded.
     """
     with hub_errors(backbone):
-        network = ASTModel.from_pretrained(backbone, layer_norm_eps=LAYER_NORM_EPS, dtype=torch.float32)
+        network = ASTModel.from_pretrained(
+            backbone, revision=revision, layer_norm_eps=LAYER_NORM_EPS, dtype=torch.float32
+        )
     return ASTEncoder(network)
 
 

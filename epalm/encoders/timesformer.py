@@ -57,14 +57,15 @@ class TimesformerEncoder(Encoder):
         return features
 
 
-def load(backbone: str) -> TimesformerEncoder:
+def load(backbone: str, revision: str | None = None) -> TimesformerEncoder:
     """A TimeSformer from the hub or a local folder, e.g. "facebook/timesformer-base-finetuned-k600".
 
     Raises:
         EPALMError: it cannot be loaded.
     """
     with hub_errors(backbone):
-        return TimesformerEncoder(TimesformerModel.from_pretrained(backbone, dtype=torch.float32))
+        network = TimesformerModel.from_pretrained(backbone, revision=revision, dtype=torch.float32)
+    return TimesformerEncoder(network)
 
 
 def convert(

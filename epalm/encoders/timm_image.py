@@ -53,15 +53,17 @@ class TimmImageEncoder(Encoder):
         return [*pooled, self.network.forward_head(final, pre_logits=True)]
 
 
-def load(backbone: str) -> TimmImageEncoder:
+def load(backbone: str, revision: str | None = None) -> TimmImageEncoder:
     """A timm model with its pretrained weights: "timm/NAME", "NAME" or a local folder in timm's hub format.
 
     Raises:
         EPALMError: timm knows no such model, or its weights cannot be loaded.
     """
     name = f"local-dir:{backbone}" if Path(backbone).is_dir() else backbone.removeprefix("timm/")
+    pinned = {"hf_hub_id": f"timm/{name}@{revision}"} if revision else None
     with hub_errors(backbone):
-        return TimmImageEncoder(timm.create_model(name, pretrained=True, num_classes=0))
+        network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=pinned, num_classes=0)
+    return TimmImageEncoder(network)
 
 
 def load_starter(backbone: str, progress: Callable[[str], None] | None = None) -> TimmImageEncoder:

@@ -178,7 +178,8 @@ def report(model: EPALM, data: StarterData, photos: Path, file: Path) -> None:
             for text, right in (("caption", "named"), ("answer", "answered"))
         )
         lines.append(f"| {row['original']} | {row['source']} | {row['label']} | {caption} | {answer} |")
-    before, _, rest = file.read_text(encoding="utf-8").partition(MARKS[0])
+    written = file.read_text(encoding="utf-8") if file.exists() else ""
+    before, _, rest = written.partition(MARKS[0])
     after = rest.partition(MARKS[1])[2]
     file.write_text("\n".join([before + MARKS[0], *lines, MARKS[1] + after]), encoding="utf-8")
 
