@@ -54,7 +54,7 @@ def load(backbone: str, revision: str | None = None) -> ASTEncoder:
     """
     with hub_errors(backbone):
         network = ASTModel.from_pretrained(
-            backbone, revision=revision, layer_norm_eps=LAYER_NORM_EPS, dtype=torch.float32
+            backbone, revision=revision or "main", layer_norm_eps=LAYER_NORM_EPS, dtype=torch.float32
         )
     return ASTEncoder(network)
 

@@ -64,7 +64,7 @@ def load(backbone: str, revision: str | None = None) -> TimesformerEncoder:
         EPALMError: it cannot be loaded.
     """
     with hub_errors(backbone):
-        network = TimesformerModel.from_pretrained(backbone, revision=revision, dtype=torch.float32)
+        network = TimesformerModel.from_pretrained(backbone, revision=revision or "main", dtype=torch.float32)
     return TimesformerEncoder(network)
 
 
