@@ -1,6 +1,7 @@
 """The command line: caption and ask about files, list and convert published models, verify an installation.
 
-    python -m epalm caption photo.jpg
+    python -m epalm caption photo.jpg film.mp4 song.mp3
+    python -m epalm caption holiday --out captions.jsonl
     python -m epalm ask photo.jpg "what is this?"
     python -m epalm models
     python -m epalm convert checkpoint_best.pth my-adapter --preset vqa-opt-2.7b
@@ -13,35 +14,41 @@ Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 a rec
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from io import TextIOWrapper
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import huggingface_hub.utils
 import torch
 import transformers
 
-from epalm.adapter import Adapter
+from epalm.adapter import CONFIG, Adapter
 from epalm.backbones import DTYPES
+from epalm.batch import Progress, Run, find_files
+from epalm.config import AdapterConfig
 from epalm.convert import convert
 from epalm.errors import EPALMError, reason
-from epalm.model import EPALM, Request
+from epalm.model import EPALM, STARTER, adapter_folders
+from epalm.results import Results, json_line
 from epalm.starter import WHEELS
 from epalm.verify import Check, verify
 from epalm.zoo import ZOO, licence_notice, table
 
 OK, MISMATCH, REFUSED, INTERRUPTED = 0, 1, 2, 130
-STARTER_LM, STARTER_ENCODER = "starter/smollm2-135m-instruct", "starter/efficientnet-lite2"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; argparse ends with 2 on arguments that make no sense."""
     args = make_parser().parse_args(argv)
     quiet_libraries()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # so that any file name can be printed
     try:
         return args.run(args)
     except KeyboardInterrupt:
@@ -72,20 +79,27 @@ def make_parser() -> argparse.ArgumentParser:
     caption = command(
         "caption",
         run_caption,
-        "Describe pictures, one line each.",
-        """caption photo.jpg
+        "Describe pictures, videos and sounds, one line each.",
+        """caption photo.jpg film.mp4 song.mp3
+        caption holiday --out captions.jsonl
         caption --beams 3 --json *.jpg
         caption --model coco-caption-opt-2.7b photo.jpg""",
     )
     ask = command(
         "ask",
         run_ask,
-        "Ask one question about one or more pictures.",
+        "Ask one question about one or more pictures, videos and sounds.",
         """ask photo.jpg "what is this?"
+        ask holiday "what is this?" --out answers.jsonl
         ask --json *.jpg "is this an animal?" """,
     )
     for added in (caption, ask):
-        added.add_argument("files", nargs="+", metavar="FILE", help="a picture")
+        added.add_argument(
+            "files",
+            nargs="+",
+            metavar="PATH",
+            help="a picture, a video, a sound, or a folder, searched through all levels",
+        )
         add_model_options(added)
         added.add_argument(
             "--beams", type=positive, metavar="N", help="beams of the search (the model's own)"
@@ -95,6 +109,21 @@ def make_parser() -> argparse.ArgumentParser:
         )
         added.add_argument(
             "--json", action="store_true", help="a JSON object per line: file, adapter, task, text, seconds"
+        )
+        added.add_argument(
+            "--out",
+            type=Path,
+            metavar="FILE.jsonl",
+            help="also append a JSON object per file, with the errors; a rerun goes on where the last one "
+            "ended: it tries errors again, and files that changed, and any others if the model, the "
+            "question, --beams or --max-new-tokens differ",
+        )
+        added.add_argument(
+            "--batch",
+            type=positive,
+            default=1,
+            metavar="N",
+            help="files described together, for a GPU; the texts are the same (%(default)s)",
         )
     ask.add_argument("question", metavar="QUESTION", help="the last argument, in quotes")
 
@@ -163,38 +192,58 @@ def run_caption(args: argparse.Namespace) -> int:
 
 
 def run_ask(args: argparse.Namespace) -> int:
-    if os.path.isfile(args.question):
+    if os.path.exists(args.question):
+        kind = "folder" if os.path.isdir(args.question) else "file"
         raise EPALMError(
-            f"The last argument is the question, but {args.question} is a file; add a question in quotes."
+            f"The last argument is the question, but {args.question} is a {kind}; add a question in quotes."
         )
     return describe(args, args.question)
 
 
 def describe(args: argparse.Namespace, question: str | None) -> int:
-    """Caption the files, or answer a question about them, one by one; a bad one does not stop the rest."""
+    """Caption files, or answer a question about them, as they come; a bad one does not stop the rest."""
     task = "caption" if question is None else "qa"
-    model = load_model(args)
-    for text in model.texts.values():
-        if text.task.name == task:
-            text.input(question)  # refuses a bad question once, not once per file
-    code = OK
-    for file in args.files:
-        started = time.perf_counter()
-        try:
-            adapter = model.adapter_of(Request(file, question))
-            [answer] = model.generate([Request(file, question, adapter)], args.beams, args.max_new_tokens)
-        except EPALMError as error:
-            say(f"epalm: {error}")
-            code = REFUSED
-            continue
-        seconds = round(time.perf_counter() - started, 3)
+    chosen = ("model", "lm", "encoder", "beams", "max_new_tokens")
+    settings = {"task": task, "question": question} | {name: getattr(args, name) for name in chosen}
+    files, problems = find_files(args.files, args.out)
+    alone = len(files) == 1 and args.files == [files[0].path]  # then its text needs no name in front
+    for problem in problems:
+        say(f"epalm: {problem}")
+
+    def show(row: dict[str, Any]) -> None:
+        line = " ".join(row["text"].split())
         if args.json:
-            row = {"file": file, "adapter": adapter, "task": task, "text": answer, "seconds": seconds}
-            print(json.dumps(row, ensure_ascii=False), flush=True)
-        else:
-            line = " ".join(answer.split())
-            print(f"{file}: {line}" if len(args.files) > 1 else line, flush=True)
-    return code
+            line = json_line(row)
+        elif not alone:
+            line = f"{row['file']}: {line}"
+        print(line, flush=True)
+
+    with Results(args.out, settings) if args.out else nullcontext() as results:
+        todo, kept = files, 0
+        if results:
+            todo = [file for file in files if not results.has(file.path)]
+            kept = len(files) - len(todo)
+            todo = list({os.path.normpath(file.path): file for file in todo}.values())  # one row for each
+        if kept:
+            say(f"{args.out} has {kept} of {len(files)} files already.")
+        with Progress(len(todo)) as progress:
+            run = Run(question, results, progress, show, say=lambda problem: say(f"epalm: {problem}"))
+            media = run.media(todo)
+            if first := next(media, None):  # the model is loaded when there is something for it
+                model = load_model(args)
+                for text in model.texts.values():
+                    if text.task.name == task:
+                        text.input(question)  # refuses a bad question once, not once per file
+                progress.start()
+                run.answer(
+                    model, itertools.chain([first], media), args.batch, args.beams, args.max_new_tokens
+                )
+    for why, count in run.passed_over.items():
+        say(f"Passed over {count} {'file' if count == 1 else 'files'} in folders: {why}")
+    refused = bool(problems or run.refused)
+    if not (run.described or kept or refused):
+        raise EPALMError(f"There is nothing to describe in {', '.join(args.files)}.")
+    return REFUSED if refused else OK
 
 
 def run_models(args: argparse.Namespace) -> int:
@@ -203,10 +252,7 @@ def run_models(args: argparse.Namespace) -> int:
             print(json.dumps(row, ensure_ascii=False))
         return OK
     head = ("model", "task", "language model", "encoder", "trained", "download", "reported")
-    rows = [
-        head,
-        ("starter", "image caption, qa", "SmolLM2-135M", "EfficientNet-Lite2", "ships", megabytes(), ""),
-    ]
+    rows = [head, *starter_lines()]
     for preset, facts in zip(ZOO.values(), table(), strict=True):
         task = f"{preset.modality} {preset.task}"
         size = facts["trained parameters"], facts["download"]
@@ -219,7 +265,7 @@ def run_models(args: argparse.Namespace) -> int:
     for title, backbone in backbones.items():
         print(f"  {title:<12}{backbone}")
     print("The starter's backbones come from the Python package index, and no hub is needed.\n\nLicences:")
-    notices = [licences(STARTER_LM, STARTER_ENCODER), *(row["licence"] for row in table())]
+    notices = [starter_row()["licence"], *(row["licence"] for row in table())]
     for notice in dict.fromkeys(notices):
         print(f"  {notice}")
     return OK
@@ -268,41 +314,94 @@ def check_line(check: Check) -> str:
     return f"  {check.name:<44} max error {check.error:<9.3g} tolerance {check.tolerance:<9.3g} {verdict}"
 
 
+def starter_configs() -> list[AdapterConfig]:
+    """What the shipped adapters say about themselves."""
+    return [AdapterConfig.load(folder / CONFIG) for folder in adapter_folders(STARTER).values()]
+
+
 def starter_row() -> dict[str, str]:
     """The starter in the form of the zoo's table."""
+    configs = starter_configs()
     return {
         "name": "starter",
         "title": "Starter, shipped with this repository",
-        "task": "caption, qa",
-        "modality": "image",
-        "language model": STARTER_LM,
-        "encoder": STARTER_ENCODER,
+        "task": listed(config.task.name for config in configs),
+        "modality": listed(config.task.modality for config in configs),
+        "language model": configs[0].lm.id,
+        "encoder": listed(config.encoder.id for config in configs),
         "trained parameters": "ships",
-        "download": megabytes(),
+        "download": megabytes(configs),
         "reported": "",
-        "licence": licences(STARTER_LM, STARTER_ENCODER),
+        "licence": licences_of_configs(configs),
     }
 
 
-def megabytes() -> str:
-    """What the starter fetches on first use."""
-    return f"{sum(WHEELS[name].megabytes for name in (STARTER_LM, STARTER_ENCODER))} MB"
+def starter_lines() -> list[tuple[str, ...]]:
+    """The starter in the printed table: a line for each modality; what it fetches is all in the first."""
+    configs = starter_configs()
+    lines: list[tuple[str, ...]] = []
+    for modality in dict.fromkeys(config.task.modality for config in configs):
+        of_it = [config for config in configs if config.task.modality == modality]
+        tasks = listed(config.task.name for config in of_it)
+        encoders = listed(short(config.encoder.id) for config in of_it)
+        size = "with it" if lines else megabytes(configs)
+        lines.append(("starter", f"{modality} {tasks}", short(configs[0].lm.id), encoders, "ships", size, ""))
+    return lines
 
 
-def licences(lm: str, encoder: str) -> str:
+def megabytes(configs: Sequence[AdapterConfig]) -> str:
+    """What starter adapters fetch on first use."""
+    backbones = {backbone(id) for config in configs for id in (config.lm.id, config.encoder.id)}
+    return f"{sum(WHEELS[id].megabytes for id in backbones)} MB"
+
+
+def licences(lm: str, encoders: Iterable[str]) -> str:
     """The licence notice to show where a model with these backbones is chosen."""
+    ids = list(dict.fromkeys(map(backbone, (lm, *encoders))))
     for preset in ZOO.values():
-        if (preset.lm.id, preset.encoder.id) == (lm, encoder):
+        if [preset.lm.id, preset.encoder.id] == ids:
             return licence_notice(preset)
-    unknown = "a licence to look up at its source"
-    ours, theirs = (WHEELS[name].licence if name in WHEELS else unknown for name in (lm, encoder))
-    return f"{lm.split('/')[-1]} is under {ours}, {encoder.split('/')[-1]} under {theirs}."
+    published = {part.id: part for preset in ZOO.values() for part in (preset.lm, preset.encoder)}
+    parts: list[str] = []
+    for id in ids:
+        known = published.get(id) or WHEELS.get(id)
+        verb = "" if parts else "is "
+        parts.append(
+            f"{short(id)} {verb}under {known.licence if known else 'a licence to look up at its source'}"
+        )
+    notice = f"{', '.join(parts)}."
+    if restricted := [short(id) for id in ids if id in published and not published[id].commercial]:
+        notice += f" Because of {' and '.join(restricted)}, this model is for non-commercial research only."
+    return notice
 
 
 def licences_of(model: EPALM, args: argparse.Namespace) -> str:
     """The licence notice of a loaded model, with the backbones that the options put in place of its own."""
-    config = cast(Adapter, next(iter(model.adapters.values()))).config
-    return licences(args.lm or config.lm.id, args.encoder or config.encoder.id)
+    configs = [cast(Adapter, adapter).config for adapter in model.adapters.values()]
+    return licences_of_configs(configs, args.lm, args.encoder)
+
+
+def licences_of_configs(
+    configs: Sequence[AdapterConfig], lm: str | None = None, encoder: str | None = None
+) -> str:
+    """The licence notice of adapters for one language model, with or without other backbones than theirs."""
+    encoders = [encoder] if encoder else [config.encoder.id for config in configs]
+    return licences(lm or configs[0].lm.id, encoders)
+
+
+def backbone(id: str) -> str:
+    """The weights behind an encoder's id: one that looks at every frame of a video is an image encoder."""
+    return id.removeprefix("frames/")
+
+
+def short(id: str) -> str:
+    """A backbone's name without its origin."""
+    return id.split("/")[-1]
+
+
+def listed(items: Iterable[str]) -> str:
+    """Different items in their order: "image, video"."""
+    return ", ".join(dict.fromkeys(items))
 
 
 def quiet_libraries() -> None:

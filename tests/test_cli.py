@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from epalm import cli, verify
-from epalm.cli import main
-from epalm.zoo import ZOO
+from epalm.cli import licences, main
+from epalm.config import AdapterConfig
+from epalm.zoo import ZOO, licence_notice
 
 ROOT = Path(__file__).parent.parent
 CASE = ROOT / "tests" / "golden" / "image_prenorm_a"
@@ -108,14 +110,65 @@ def test_a_model_that_is_none_gets_one_sentence(picture, capsys):
 def test_models_lists_the_starter_the_published_ones_and_their_licences(capsys):
     assert main(["models"]) == 0
     out = capsys.readouterr().out
-    lines = out.splitlines()
-    assert [line.split()[0] for line in lines[1:12]] == ["starter", *ZOO]
-    assert max(map(len, lines[:12])) <= 120
+    lines = out[: out.index("\n\n")].splitlines()
+    assert list(dict.fromkeys(line.split()[0] for line in lines[1:])) == ["starter", *ZOO]
+    assert max(map(len, lines)) <= 120
     assert "facebook/opt-2.7b" in out and "non-commercial research only" in out
     assert main(["models", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["name"] for row in rows] == ["starter", *ZOO]
     assert all(row["licence"] for row in rows) and len({tuple(row) for row in rows}) == 1
+
+
+def test_the_starter_is_listed_as_its_adapters_say(monkeypatch, tmp_path, capsys):
+    encoders = {"image": "starter/efficientnet-lite2", "audio": "starter/whisper-tiny.en"}
+    encoders["video"] = "frames/" + encoders["image"]
+    shipped = AdapterConfig.load(cli.STARTER / "image-caption" / "config.json")
+    for modality, encoder in encoders.items():
+        for task in ("caption", "qa"):
+            config = replace(
+                shipped,
+                encoder=replace(shipped.encoder, id=encoder),
+                task=replace(shipped.task, name=task, modality=modality),
+            )
+            (tmp_path / f"{modality}-{task}").mkdir()
+            (tmp_path / f"{modality}-{task}" / "config.json").write_text(config.to_json())
+    names = [f"{modality}-{task}" for modality in ("image", "video", "audio") for task in ("caption", "qa")]
+    (tmp_path / "config.json").write_text(json.dumps({"adapters": names}))
+    monkeypatch.setattr(cli, "STARTER", tmp_path)
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    table = [line.split("  ") for line in out.splitlines()[1:4]]
+    cells = [[cell.strip() for cell in row if cell] for row in table]
+    lm = "smollm2-135m-instruct"
+    assert cells == [
+        ["starter", "image caption, qa", lm, "efficientnet-lite2", "ships", "187 MB"],
+        ["starter", "video caption, qa", lm, "efficientnet-lite2", "ships", "with it"],
+        ["starter", "audio caption, qa", lm, "whisper-tiny.en", "ships", "with it"],
+    ]
+    assert max(map(len, out[: out.index("\n\n")].splitlines())) <= 120
+    notice = f"{lm} is under Apache-2.0, efficientnet-lite2 under Apache-2.0, whisper-tiny.en under MIT."
+    assert f"  {notice}" in out.splitlines()
+    assert main(["models", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert (row["modality"], row["task"]) == ("image, video, audio", "caption, qa")
+    assert row["encoder"] == ", ".join(encoders[modality] for modality in ("image", "video", "audio"))
+    assert (row["download"], row["licence"]) == ("187 MB", notice)
+
+
+def test_licences_name_every_part_and_what_forbids_commercial_use():
+    vit, timesformer = (
+        "timm/vit_base_patch16_224.augreg_in21k_ft_in1k",
+        "facebook/timesformer-base-finetuned-k600",
+    )
+    assert licences("facebook/opt-2.7b", [vit, vit]) == licence_notice(ZOO["vqa-opt-2.7b"])
+    both = licences("facebook/opt-2.7b", [vit, timesformer])
+    assert "vit_base_patch16_224.augreg_in21k_ft_in1k under Apache-2.0" in both
+    assert both.endswith(
+        "Because of opt-2.7b and timesformer-base-finetuned-k600, "
+        "this model is for non-commercial research only."
+    )
+    assert "mine under a licence to look up" in licences("starter/smollm2-135m-instruct", ["a/mine"])
 
 
 def test_convert_names_what_is_wrong(tmp_path, capsys):
