@@ -5,9 +5,11 @@ sound = recipe.open("dog.mp3")  # waveform and rate of the seconds that the spec
 spectrogram = recipe(sound)  # (1024, 128)
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import cache
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 import av
@@ -19,12 +21,14 @@ from av.audio.stream import AudioStream
 from torch import Tensor
 from torchaudio.compliance.kaldi import fbank
 from torchaudio.functional import resample
+from transformers import WhisperFeatureExtractor
 
 from epalm.config import from_dict
 from epalm.errors import EPALMError
 from epalm.media import MediaSource, decoded, is_mp3, open_container, open_file, track
 
 SHIFT, WINDOW = 0.010, 0.025  # seconds, of the spectrogram's frames
+WHISPER_RATE = 16_000
 MARGIN = 0.1  # seconds read beyond the last frame, so that resampling has no edge within it
 
 # Samples per second of what can be a sound; also bounds what a damaged header makes us read.
@@ -137,6 +141,12 @@ class AudioRecipe:
 
     def __call__(self, sound: Sound) -> Tensor:
         """(channels, samples) -> (frames, mel_bins) float32."""
+        bank = self.spectrogram(sound)
+        bank = F.pad(bank, (0, 0, 0, self.frames - len(bank)))
+        return (bank - self.mean) / (2 * self.std)
+
+    def spectrogram(self, sound: Sound) -> Tensor:
+        """(channels, samples) -> (≤ frames, mel_bins) log mel energies of what there is of the sound."""
         waveform, rate = sound
         waveform = waveform - waveform.mean()
         if self.channels == "mean":
@@ -144,7 +154,7 @@ class AudioRecipe:
         if self.sample_rate is not None:
             waveform, rate = resampled(waveform[:1], rate, self.sample_rate), self.sample_rate
         missing = int(rate * WINDOW) - waveform.shape[1]
-        bank = fbank(
+        return fbank(
             F.pad(waveform, (0, max(0, missing))),  # at least one window
             sample_frequency=rate,
             htk_compat=True,
@@ -154,9 +164,7 @@ class AudioRecipe:
             dither=0.0,
             frame_shift=1000 * SHIFT,
             frame_length=1000 * WINDOW,
-        )[: self.frames]  # (≤ frames, mel_bins), of the first channel
-        bank = F.pad(bank, (0, 0, 0, self.frames - len(bank)))
-        return (bank - self.mean) / (2 * self.std)
+        )[: self.frames]  # of the first channel
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -172,6 +180,58 @@ class AudioRecipe:
         return from_dict(cls, dict(values), "The audio recipe")
 
 
+@dataclass(frozen=True)
+class WhisperRecipe:
+    """How a sound becomes the input of a Whisper encoder; stored in the adapter's config.json.
+
+    The result is the log mel spectrogram that Whisper was trained with, 10 ms per frame, silence behind
+    shorter sounds, without values 80 decibels below the loudest one.
+
+    Fields:
+        name: "whisper".
+        seconds: of sound that is heard. Whisper's own 30 are three times the work of 10.
+    """
+
+    name: Literal["whisper"]
+    seconds: int
+
+    def open(self, source: MediaSource) -> Sound:
+        """The seconds that this recipe is for; raises as `open_audio`."""
+        return open_audio(source, self.seconds + MARGIN)
+
+    def __call__(self, sound: Sound) -> Tensor:
+        """(channels, samples) -> (80, 100 seconds) float32."""
+        waveform = resampled(sound.waveform.mean(0, keepdim=True), sound.rate, WHISPER_RATE)
+        extract = whisper_features(self.seconds)
+        return extract(waveform[0].numpy(), sampling_rate=WHISPER_RATE, return_tensors="pt").input_features[0]
+
+    def spectrogram(self, sound: Sound) -> Tensor:
+        """(channels, samples) -> (≤ 100 seconds, 80): the part of the result that shows the sound."""
+        heard = math.ceil(sound.waveform.shape[1] / sound.rate / SHIFT)
+        return self(sound).T[:heard]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "WhisperRecipe":
+        """The inverse of to_dict; raises as `AudioRecipe.from_dict`."""
+        return from_dict(cls, dict(values), "The audio recipe")
+
+
+def recipe_from_dict(values: Mapping[str, Any]) -> AudioRecipe | WhisperRecipe:
+    """The audio recipe in an adapter's config.json; its name tells the kind."""
+    kind = WhisperRecipe if values.get("name") == "whisper" else AudioRecipe
+    return kind.from_dict(values)
+
+
+@cache
+def whisper_features(seconds: int) -> WhisperFeatureExtractor:
+    """The library's spectrogram, with its filters made once."""
+    return WhisperFeatureExtractor(feature_size=80, chunk_length=seconds)
+
+
 def resampled(waveform: Tensor, rate: int, wanted: int) -> Tensor:
     """(channels, samples) at another rate.
 
@@ -184,9 +244,11 @@ def resampled(waveform: Tensor, rate: int, wanted: int) -> Tensor:
 
 MEAN, STD = -4.2677393, 4.5689974  # of AudioSet, on which the AST was trained
 
-RECIPES = {
+RECIPES: dict[str, AudioRecipe | WhisperRecipe] = {
     # The original's evaluation transform.
     "epalm-audio": AudioRecipe("epalm-audio", None, "first", 128, 1024, MEAN, STD),
     # The same at the rate that the AST was trained with: what new adapters should use.
     "epalm-audio-16k": AudioRecipe("epalm-audio-16k", 16_000, "mean", 128, 1024, MEAN, STD),
+    # Ten seconds, as the others.
+    "starter": WhisperRecipe("whisper", 10),
 }

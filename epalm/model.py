@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCrit
 from transformers.generation.streamers import BaseStreamer
 
 from epalm.adapter import CONFIG, WEIGHTS, Adapter
-from epalm.audio import AudioRecipe
+from epalm.audio import recipe_from_dict
 from epalm.backbones import choose_device, choose_dtype, load_lm
 from epalm.config import AdapterConfig
 from epalm.convert import convert
@@ -40,7 +40,11 @@ from epalm.video import VideoRecipe
 from epalm.zoo import ZOO, fetch_checkpoint
 
 STARTER = Path(__file__).parent.parent / "assets" / "starter"
-RECIPE_TYPES: dict[str, Any] = {"image": ImageRecipe, "video": VideoRecipe, "audio": AudioRecipe}
+RECIPES_OF: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "image": ImageRecipe.from_dict,
+    "video": VideoRecipe.from_dict,
+    "audio": recipe_from_dict,
+}
 Progress = Callable[[str], None]
 
 
@@ -82,7 +86,7 @@ class EPALM(
         self.encoders = encoders  # a plain dict: ids contain dots, and `to()` has been decided at loading
         self.texts = {name: TaskText(adapter.config.task, tokenizer) for name, adapter in adapters.items()}
         self.recipes = {
-            name: RECIPE_TYPES[adapter.config.task.modality].from_dict(adapter.config.recipe)
+            name: RECIPES_OF[adapter.config.task.modality](adapter.config.recipe)
             for name, adapter in adapters.items()
         }
 
@@ -135,13 +139,14 @@ class EPALM(
         frozen, tokenizer = load_lm(lm_config, device, dtype, device_map, say)
         injected = InjectedLM(frozen)
         encoders: dict[str, Encoder] = {}
-        for adapter in adapters.values():
+        # An encoder of frames takes its image encoder from those that are there: images first.
+        for adapter in sorted(adapters.values(), key=lambda a: a.config.task.modality != "image"):
             wanted = adapter.config.encoder
             if wanted.id not in encoders:
                 say(f"Loading the encoder {encoder or wanted.id} …")
                 commit = None if encoder else wanted.revision
                 where = str(injected.device)
-                encoders[wanted.id] = load_encoder(encoder or wanted.id, dtype, where, say, commit)
+                encoders[wanted.id] = load_encoder(encoder or wanted.id, dtype, where, say, commit, encoders)
             check_encoder(encoders[wanted.id], adapter.config, encoder)
             adapter.to(injected.device)
         return cls(injected, tokenizer, adapters, encoders)

@@ -343,7 +343,11 @@ def epalm(frames: int) -> VideoRecipe:
     )
 
 
+STARTER_MEAN, STARTER_STD = (127 / 255,) * 3, (128 / 255,) * 3  # as for pictures
+
 RECIPES = {
     "epalm-video-8": epalm(8),  # question answering
     "epalm-video-16": epalm(16),  # captions
+    # For the starter's image encoder on every frame: smaller frames than its pictures, for there are eight.
+    "starter": VideoRecipe("starter", 192, 8, "uniform", "bicubic", True, STARTER_MEAN, STARTER_STD),
 }

@@ -1,6 +1,7 @@
 """Whole models, random and tiny, in folders as a user would have them: nothing is fetched."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,14 +9,19 @@ import pytest
 import timm
 import torch
 from transformers import (
+    ASTConfig,
+    ASTModel,
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     PreTrainedModel,
+    TimesformerConfig,
+    TimesformerModel,
 )
 
+from epalm import audio, video
 from epalm.adapter import Adapter
 from epalm.config import (
     AdapterConfig,
@@ -98,3 +104,34 @@ def tiny_opt_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder, width = save_encoder(root / "encoder")
     inputs = {"caption": "", "qa": "{question}?</a>"}
     return save_adapters(save_lm("opt", root / "lm"), encoder, width, "reference", inputs, root / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny_senses_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny image adapters, and untrained ones over a tiny TimeSformer and a tiny AST."""
+    root = tmp_path_factory.mktemp("senses")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 3}
+    TimesformerModel(TimesformerConfig(**sizes, image_size=32, num_frames=4)).save_pretrained(
+        root / "timesformer"
+    )
+    ASTModel(ASTConfig(**sizes, max_length=96, num_mel_bins=48)).save_pretrained(root / "ast")
+    clip = replace(video.RECIPES["epalm-video-8"], size=32, frames=4)
+    sound = replace(audio.RECIPES["epalm-audio-16k"], mel_bins=48, frames=96)
+
+    folder = root / "model"
+    shutil.copytree(tiny_model_dir, folder)
+    names = json.loads((folder / "config.json").read_text())["adapters"]
+    for modality, encoder, recipe in (("video", "timesformer", clip), ("audio", "ast", sound)):
+        for task in ("caption", "qa"):
+            base = AdapterConfig.load(folder / f"image-{task}" / "config.json")
+            config = replace(
+                base,
+                encoder=EncoderConfig(str(root / encoder), (-2, -1), (24, 24)),
+                task=replace(base.task, modality=modality),
+                recipe=recipe.to_dict(),
+            )
+            Adapter(config).save(folder / f"{modality}-{task}")
+            names.append(f"{modality}-{task}")
+    (folder / "config.json").write_text(json.dumps({"adapters": names}))
+    return folder

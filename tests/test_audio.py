@@ -1,6 +1,7 @@
 """Sounds: the first seconds of any file, as the original's spectrogram, or refused in one sentence."""
 
 import json
+import math
 import resource
 from contextlib import suppress
 from importlib.resources import files
@@ -14,7 +15,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from epalm.audio import MEAN, RECIPES, STD, AudioRecipe, Sound, open_audio
+from epalm.audio import MEAN, RECIPES, STD, AudioRecipe, Sound, open_audio, recipe_from_dict
 from epalm.errors import EPALMError
 
 GOLDEN = Path(__file__).parent / "golden" / "extras" / "preprocess.safetensors"
@@ -121,7 +122,7 @@ def test_new_adapters_hear_the_same_at_every_rate(rate):
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_recipe_survives_json(recipe):
-    assert AudioRecipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert recipe_from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
 @pytest.mark.parametrize("change", [{"channels": "left"}, {"sample_rate": "16k"}, {"hop": 10}])
@@ -258,3 +259,27 @@ def test_decoders_do_not_write_to_the_terminal(capfd):
             with suppress(EPALMError):
                 open_audio(content)
     assert capfd.readouterr() == ("", "")
+
+
+# What a Whisper encoder hears
+
+
+def test_a_tone_is_at_its_place_in_the_whisper_spectrogram():
+    time = torch.arange(2 * 8000) / 8000
+    tone = RECIPES["starter"].spectrogram(Sound(torch.sin(2 * math.pi * 1000 * time)[None], 8000))
+    assert tone.shape == (200, 80)  # two seconds; behind it the media tensor has silence
+    # Rows are equally spaced on Slaney's mel scale: 15 at 1000 Hz, 45.245 at 8000 Hz.
+    assert int(tone.mean(0).argmax()) == round(15 / (45.245 / 81)) - 1
+
+
+def test_the_whisper_spectrogram_spans_eighty_decibels_and_ignores_loudness():
+    sound = torch.randn(2, 16_000, generator=torch.Generator().manual_seed(0))
+    loud, quiet = (RECIPES["starter"](Sound(scale * sound, 16_000)) for scale in (0.5, 0.005))
+    assert loud.shape == (80, 1000)
+    assert (loud.max() - loud.min()).item() == pytest.approx(2.0, abs=1e-5)
+    torch.testing.assert_close(loud - loud.max(), quiet - quiet.max(), atol=1e-4, rtol=0)
+
+
+def test_an_unknown_field_of_a_whisper_recipe_is_refused():
+    with pytest.raises(EPALMError, match="unknown key 'second'; the closest valid key is 'seconds'"):
+        recipe_from_dict({"name": "whisper", "second": 10})

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from test_audio import sound_file, tone
-from test_modalities import everything  # noqa: F401 (a fixture: one tiny model for all three modalities)
 from test_video import video
 
 from epalm import EPALM, EPALMError
@@ -97,8 +96,8 @@ def test_what_is_no_media_is_passed_over_in_a_folder_but_not_if_it_is_named_or_n
         recognise(File(str(tree / "empty.mp4"), named=False))
 
 
-def test_pictures_videos_and_sounds_of_a_folder_in_one_call(everything, tree, capsys):  # noqa: F811
-    assert main(["caption", "--model", str(everything), "--device", "cpu", "--json", str(tree)]) == 0
+def test_pictures_videos_and_sounds_of_a_folder_in_one_call(tiny_senses_dir, tree, capsys):
+    assert main(["caption", "--model", str(tiny_senses_dir), "--device", "cpu", "--json", str(tree)]) == 0
     out, err = capsys.readouterr()
     found = [json.loads(line) for line in out.splitlines()]
     assert [(os.path.relpath(row["file"], tree), row["adapter"]) for row in found] == [
@@ -111,8 +110,8 @@ def test_pictures_videos_and_sounds_of_a_folder_in_one_call(everything, tree, ca
     assert err.count("Loading the language model") == 1
 
 
-def test_a_batch_gives_the_same_texts(everything, tree, capsys):  # noqa: F811
-    arguments = ["--model", str(everything), "--device", "cpu", str(tree), "what is this?"]
+def test_a_batch_gives_the_same_texts(tiny_senses_dir, tree, capsys):
+    arguments = ["--model", str(tiny_senses_dir), "--device", "cpu", str(tree), "what is this?"]
     assert main(["ask", *arguments]) == main(["ask", "--batch", "3", *arguments]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 8 and lines[:4] == lines[4:]

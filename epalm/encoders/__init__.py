@@ -6,7 +6,7 @@ adapter's choice (`feature_layers`), so an encoder is shared by all adapters of 
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,25 +75,36 @@ def load_encoder(
     device: str | torch.device = "cpu",
     progress: Callable[[str], None] | None = None,
     revision: str | None = None,
+    loaded: Mapping[str, Encoder] | None = None,
 ) -> Encoder:
     """Load a frozen encoder by its id.
 
     Args:
-        backbone: "starter/efficientnet-lite2"; "timm/NAME" or a bare timm name (image); a hub id of a
-            TimeSformer (video) or AST (audio); a local folder in the format of any of those; or a weight
-            file of the original TimeSformer (.pyth) or AST (.pth).
+        backbone: "starter/efficientnet-lite2" or "starter/whisper-tiny.en"; "timm/NAME" or a bare timm name
+            (image); a hub id of a TimeSformer (video) or AST (audio); a local folder in the format of any of
+            those; a weight file of the original TimeSformer (.pyth) or AST (.pth); or "frames/" and the id
+            of an image encoder, which then sees every frame of a video.
         dtype: of the weights and features.
         progress: told what happens while a starter backbone is made on first use.
         revision: commit of a hub repository; None takes its newest one.
+        loaded: encoders by id that are in memory; an image encoder for frames is taken from there.
 
     Raises:
         EPALMError: no such backbone, one that is no supported encoder, or a failed download.
     """
-    from epalm.encoders import ast, recorded, timesformer, timm_image
+    from epalm.encoders import ast, frames, recorded, timesformer, timm_image, whisper
 
     name, path = str(backbone), Path(backbone)
-    if name.startswith("starter/"):
-        encoder: Encoder = timm_image.load_starter(name, progress)
+    if name.startswith(frames.PREFIX):
+        image = name.removeprefix(frames.PREFIX)
+        seen = (loaded or {}).get(image) or load_encoder(image, dtype, device, progress, revision)
+        if not isinstance(seen, timm_image.TimmImageEncoder):
+            raise EPALMError(f"{name} needs an image encoder behind {frames.PREFIX}, but {image} is none.")
+        return frames.FrameEncoder(seen)
+    if name == "starter/whisper-tiny.en":
+        encoder: Encoder = whisper.load_starter(name, progress)
+    elif name.startswith("starter/"):
+        encoder = timm_image.load_starter(name, progress)
     elif path.is_file():
         encoder = recorded.encoder_from_file(path)
     elif (kind := model_type(name, revision)) == "timm":

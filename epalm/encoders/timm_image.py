@@ -52,6 +52,11 @@ class TimmImageEncoder(Encoder):
         pooled = [stage.mean((2, 3)) for stage in stages[:-1]]  # (B, C, H, W) -> (B, C)
         return [*pooled, self.network.forward_head(final, pre_logits=True)]
 
+    def pooled_and_map(self, media: Tensor, stage: int) -> tuple[Tensor, Tensor]:
+        """The last layer's feature (B, D) and the feature map of a stage (B, C, h, w)."""
+        final, stages = self.network.forward_intermediates(media, output_fmt="NCHW")
+        return self.network.forward_head(final, pre_logits=True), stages[stage]
+
 
 def load(backbone: str, revision: str | None = None) -> TimmImageEncoder:
     """A timm model with its pretrained weights: "timm/NAME", "NAME" or a local folder in timm's hub format.

@@ -1,0 +1,62 @@
+"""Sound through the encoder of a speech recogniser (Whisper, Radford et al. 2022), from transformers.
+
+Media: (B, 80, frames) float log-mel, 100 frames per second, as the adapter's recipe makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool1d, gelu
+from transformers.models.whisper.modeling_whisper import WhisperEncoder as Network
+
+from epalm.encoders import Encoder, hub_errors
+
+PARTS = 3  # beginning, middle and end of what can be heard
+AUDIBLE = 1.5  # below the loudest moment, in the units of the spectrogram: 60 decibels
+
+
+class WhisperEncoder(Encoder):
+    """The output of every layer through the final norm, averaged over each third of what can be heard.
+
+    A feature has the three averages side by side, in order of time: (B, 3 D). Silence before and after the
+    sound is cut off, so that a short sound fills its thirds as a long one does, and costs less.
+    """
+
+    modality = "audio"
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(network, [PARTS * network.config.d_model] * network.config.encoder_layers)
+
+    def features(self, media: Tensor, deepest: int) -> list[Tensor]:
+        each = [self.layers(sound[:, audible(sound)], deepest) for sound in media]
+        return [torch.stack(of_layer) for of_layer in zip(*each, strict=True)]
+
+    def layers(self, sound: Tensor, deepest: int) -> list[Tensor]:
+        """(mel, frames) -> a (3 D,) feature of every layer."""
+        hidden = gelu(self.network.conv1(sound[None]))
+        hidden = gelu(self.network.conv2(hidden)).transpose(1, 2)  # (1, T, D), 50 per second
+        hidden = hidden + self.network.embed_positions.weight[: hidden.shape[1]]
+        features = []
+        for layer in self.network.layers[: deepest + 1]:
+            hidden = layer(hidden, None)
+            normed = self.network.layer_norm(hidden)[0].T  # (D, T)
+            features.append(adaptive_avg_pool1d(normed, PARTS).T.flatten())
+        return features
+
+
+def audible(sound: Tensor) -> slice:
+    """(mel, frames) -> from the first to the last frame that is not 60 decibels below the loudest one."""
+    peak = sound.amax(0)
+    heard = (peak > peak.max() - AUDIBLE).nonzero()
+    return slice(int(heard[0]), int(heard[-1]) + 1)
+
+
+def load_starter(backbone: str, progress: Callable[[str], None] | None = None) -> WhisperEncoder:
+    """The starter's sound backbone; made in the local cache on first use."""
+    from epalm.starter import backbone_dir
+
+    with hub_errors(backbone):
+        return WhisperEncoder(Network.from_pretrained(backbone_dir(backbone, progress), dtype=torch.float32))
