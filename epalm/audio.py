@@ -185,7 +185,8 @@ class WhisperRecipe:
     """How a sound becomes the input of a Whisper encoder; stored in the adapter's config.json.
 
     The result is the log mel spectrogram that Whisper was trained with, 10 ms per frame, silence behind
-    shorter sounds, without values 80 decibels below the loudest one.
+    shorter sounds, without values 80 decibels below the loudest one. Every sound is made as loud as the
+    format allows first, so that a quiet recording is not mistaken for silence.
 
     Fields:
         name: "whisper".
@@ -202,6 +203,7 @@ class WhisperRecipe:
     def __call__(self, sound: Sound) -> Tensor:
         """(channels, samples) -> (80, 100 seconds) float32."""
         waveform = resampled(sound.waveform.mean(0, keepdim=True), sound.rate, WHISPER_RATE)
+        waveform = waveform / waveform.abs().max().clamp(min=1e-6)
         extract = whisper_features(self.seconds)
         return extract(waveform[0].numpy(), sampling_rate=WHISPER_RATE, return_tensors="pt").input_features[0]
 
