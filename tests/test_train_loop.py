@@ -158,7 +158,7 @@ def test_an_adapter_of_standardised_features_is_rewritten_for_raw_ones():
     trained = adapter()
     mean, std = torch.rand(FEATURE) * 3, torch.rand(FEATURE) + 0.1
     features = torch.rand(5, FEATURE) * 4
-    raw = on_raw_features(trained, mean, std)
+    raw = on_raw_features(trained, [(mean, std)] * len(trained.connector))
     torch.testing.assert_close(
         raw.tokens([features] * 2), trained.tokens([(features - mean) / std] * 2), rtol=1e-5, atol=1e-5
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from epalm.adapter import Adapter
 from epalm.decoding import InjectedLM, text_loss
 from epalm.errors import EPALMError
+from epalm.text import TaskText
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,15 @@ def text_batch(texts: list[tuple[list[int], list[int]]], pad_id: int) -> tuple[T
         mask[row, start:] = 1
         labels[row, width - len(answer) :] = torch.tensor(answer)
     return ids, mask, labels
+
+
+def make_batch(features: list[Tensor], examples: Sequence[tuple[str | None, str]], text: TaskText) -> Batch:
+    """The features of every token, (B, D_j) each, with B pairs of question (None: a caption) and answer."""
+    texts = []
+    for question, answer in examples:
+        before, after = text.training_text(question, answer)
+        texts.append((text.ids(before), text.ids(after)))
+    return Batch(features, *text_batch(texts, text.tokenizer.pad_token_id))
 
 
 def batch_loss(lm: InjectedLM, adapter: Adapter, batch: Batch) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from epalm.text import TaskText
-from train.loop import Batch, text_batch
+from train.loop import Batch, make_batch
 from train.starter.distil import MILD, ClassifierSampler, Spread
-from train.starter.examples import Thing, question_about
+from train.starter.examples import Example, Thing, question_about
 from train.starter.words import LABEL_OF, with_article
 
 NOISE = 0.25  # standard deviation of what is added to the standardised features
@@ -29,6 +30,7 @@ class StarterData:
         views: (N, V, 1280) features, view 0 being the picture as it is used later.
         mean, std: (1280,) of the features; training sees standardised ones.
         classes: what the classifier's 1000 classes are called.
+        scales: (mean, std) of the feature of every token.
     """
 
     def __init__(self, work: Path):
@@ -42,6 +44,23 @@ class StarterData:
         self.test = [i for i, row in enumerate(self.rows) if row["split"] == "test"]
         real = self.views[self.train].flatten(0, 1).float()  # (M, 1280)
         self.sampler = ClassifierSampler(tensors["head.weight"].float(), tensors["head.bias"].float(), real)
+
+        self.scales = [(self.mean, self.std)] * TOKENS
+
+    def batches(self, text: TaskText, size: int, spread: Spread) -> Batches:
+        """The batch of every step."""
+        return Batches(self, text, size, spread)
+
+    def held_out(self, task: str) -> tuple[list[Tensor], list[Example]]:
+        """Standardised features of every token, and examples, of the test pictures."""
+        rng, picked = random.Random(0), held_out(self)
+        pool = [self.things[i] for i in self.train]
+        things = [self.things[i] for i in picked]
+        examples = [
+            (None, thing.names[0]) if task == "caption" else question_about(thing, pool, rng)
+            for thing in things
+        ]
+        return [self.standardised(self.views[picked, 0])] * TOKENS, examples
 
     def standardised(self, features: Tensor) -> Tensor:
         """Zero mean, unit variance per dimension."""
@@ -60,11 +79,8 @@ class Batches:
     def __init__(self, data: StarterData, text: TaskText, size: int, spread: Spread = MILD, seed: int = 0):
         self.data, self.text, self.size, self.spread, self.seed = data, text, size, spread, seed
         self.pool = [data.things[i] for i in data.train] + data.classes
-        counts: dict[str, int] = {}
-        for i in data.train:
-            counts[data.rows[i]["label"]] = counts.get(data.rows[i]["label"], 0) + 1
         # Twelve apples are not twelve times one.
-        self.weights = [counts[data.rows[i]["label"]] ** -0.5 for i in data.train]
+        self.weights = rarity([data.rows[i]["label"] for i in data.train])
 
     def __call__(self, step: int) -> Batch:
         rng = random.Random(f"{self.seed}/{step}")
@@ -84,20 +100,19 @@ class Batches:
         features = data.standardised(torch.cat([seen, drawn]))
         features = features + NOISE * torch.randn(features.shape, generator=generator)
         things = [data.things[i] for i in pictures] + [data.classes[c] for c in classes]
-        return self.batch(features, [self._example(thing, rng) for thing in things])
+        examples = [self._example(thing, rng) for thing in things]
+        return make_batch([features] * TOKENS, examples, self.text)
 
-    def batch(self, features: Tensor, examples: Sequence[tuple[str | None, str]]) -> Batch:
-        """Standardised features (B, 1280) with (question, answer) pairs."""
-        texts = []
-        for question, answer in examples:
-            before, after = self.text.training_text(question, answer)
-            texts.append((self.text.ids(before), self.text.ids(after)))
-        return Batch([features] * TOKENS, *text_batch(texts, self.text.tokenizer.pad_token_id))
-
-    def _example(self, thing: Thing, rng: random.Random) -> tuple[str | None, str]:
+    def _example(self, thing: Thing, rng: random.Random) -> Example:
         if self.text.task.name == "caption":
             return None, thing.name(rng)
         return question_about(thing, self.pool, rng)
+
+
+def rarity(labels: Sequence[str], power: float = 0.5) -> list[float]:
+    """How often to draw each: 1 / count^power of its label; 1 would draw all labels equally often."""
+    counts = Counter(labels)
+    return [counts[label] ** -power for label in labels]
 
 
 def held_out(data: StarterData) -> list[int]:

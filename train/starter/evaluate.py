@@ -7,15 +7,21 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from epalm.model import EPALM
+from train.starter import clip_data, sound_data
+from train.starter.clip_data import ClipData
 from train.starter.data import TOKENS, StarterData, held_out
 from train.starter.examples import IS_IT, KIND, WHAT, category_phrase
+from train.starter.sound_data import SoundData
 
+MEDIA = {"image": "pictures", "video": "clips", "audio": "sounds"}
 MARKS = ("<!-- measured: begin -->", "<!-- measured: end -->")
 
 
@@ -25,22 +31,24 @@ def names(text: str, words: Sequence[str]) -> bool:
 
 
 @torch.inference_mode()
-def answers(model: EPALM, adapter: str, features: Tensor, questions: Sequence[str | None]) -> list[str]:
-    """Greedy answers for raw encoder features (B, 1280), one question (or None) each."""
+def answers(
+    model: EPALM, adapter: str, features: Sequence[Tensor], questions: Sequence[str | None]
+) -> list[str]:
+    """Greedy answers for raw encoder features (one (B, D_j) per token), one question (or None) each."""
     out: list[str] = []
     text = model.texts[adapter]
-    for start in range(0, len(features), 64):
+    for start in range(0, len(questions), 64):
         rows = slice(start, start + 64)
-        tokens = model.adapters[adapter].tokens([features[rows].to(model.lm.device)] * TOKENS)
+        tokens = model.adapters[adapter].tokens([f[rows].float().to(model.lm.device) for f in features])
         ids = [text.ids(text.input(question)) for question in questions[rows]]
-        new = model.decode(adapter, ids, tokens, beams=1, max_new_tokens=16)
+        new = model.decode(adapter, ids, tokens, beams=1, max_new_tokens=20)
         out += [text.answer(row) for row in new.tolist()]
     return out
 
 
 @dataclass(frozen=True)
 class Score:
-    """How many of `total` are right with the picture's own features, and with another picture's."""
+    """How many of `total` are right with an item's own features, and with another item's."""
 
     own: int
     other: int
@@ -51,72 +59,155 @@ class Score:
         return self.own / max(self.other, 1)
 
 
-def another(data: StarterData, picked: Sequence[int]) -> list[int]:
-    """For each picture another one with another label (seeded)."""
-    rng = random.Random(0)
-    swapped = []
-    for i in picked:
-        choices = [j for j in picked if data.rows[j]["label"] != data.rows[i]["label"]]
-        swapped.append(rng.choice(choices))
-    return swapped
+@dataclass(frozen=True)
+class Quiz:
+    """What an adapter is asked about held-out media.
 
+    Attributes:
+        features: of the media, (B, D_j) per token, raw.
+        swapped: for each item the position of another one, whose features must not give the right answer.
+        accepted: for each item the words of which one must occur in the text.
+    """
 
-def score_captions(model: EPALM, adapter: str, data: StarterData) -> tuple[Score, list[tuple[str, str, str]]]:
-    """Captions of the held-out pictures; also (path, label, caption) of each."""
-    picked = held_out(data)
-    swapped = another(data, picked)
-    words = [sorted(data.things[i].words) for i in picked]
-    texts = [
-        answers(model, adapter, data.views[rows, 0].float(), [None] * len(rows)) for rows in (picked, swapped)
-    ]
-    own, other = (sum(names(t, w) for t, w in zip(group, words, strict=True)) for group in texts)
-    listed = [
-        (data.rows[i]["path"], data.rows[i]["label"], text) for i, text in zip(picked, texts[0], strict=True)
-    ]
-    return Score(own, other, len(picked)), listed
+    name: str
+    adapter: str
+    features: Sequence[Tensor]
+    swapped: Sequence[int]
+    questions: Sequence[str | None]
+    accepted: Sequence[Sequence[str]]
 
-
-def score_questions(model: EPALM, adapter: str, data: StarterData) -> dict[str, Score]:
-    """Questions about the held-out pictures: the name, the category, yes or no (right half the time)."""
-    rng = random.Random(0)
-    picked = [i for i in held_out(data) if data.things[i].category]
-    swapped = another(data, picked)
-    things = [data.things[i] for i in picked]
-
-    def right(questions: list[str], accepted: list[list[str]]) -> Score:
-        counts = [
-            sum(
-                names(text, words)
-                for text, words in zip(
-                    answers(model, adapter, data.views[rows, 0].float(), questions), accepted, strict=True
-                )
-            )
-            for rows in (picked, swapped)
+    def score(self, model: EPALM) -> tuple[Score, list[str]]:
+        """The counts, and the texts for the media's own features."""
+        moved = [f[list(self.swapped)] for f in self.features]
+        own, other = (answers(model, self.adapter, f, self.questions) for f in (self.features, moved))
+        right = [
+            sum(names(text, words) for text, words in zip(texts, self.accepted, strict=True))
+            for texts in (own, other)
         ]
-        return Score(counts[0], counts[1], len(picked))
+        return Score(right[0], right[1], len(self.questions)), own
 
-    scores = {
-        "what is it?": right([rng.choice(WHAT) for _ in things], [sorted(t.words) for t in things]),
-        "what kind of thing?": right(
-            [rng.choice(KIND) for _ in things], [[_bare(category_phrase(t.category or ""))] for t in things]
-        ),
-    }
-    asked, accepted = [], []
+
+def swap(labels: Sequence[object]) -> list[int]:
+    """For each item the position of another one with another label (seeded)."""
+    rng = random.Random(0)
+    return [rng.choice([j for j, other in enumerate(labels) if other != label]) for label in labels]
+
+
+def picture_quizzes(data: StarterData) -> list[Quiz]:
+    """Captions of all held-out pictures; questions about those with a category."""
+    rng = random.Random(0)
+    picked = held_out(data)
+    things = [data.things[i] for i in picked]
+    features = [data.views[picked, 0]] * TOKENS
+    swapped = swap([data.rows[i]["label"] for i in picked])
+    words = [sorted(thing.words) for thing in things]
+    quizzes = [
+        Quiz(
+            "caption names the labelled thing",
+            "image-caption",
+            features,
+            swapped,
+            [None] * len(picked),
+            words,
+        )
+    ]
+    picked = [i for i in picked if data.things[i].category]
+    things = [data.things[i] for i in picked]
+    features = [data.views[picked, 0]] * TOKENS
+    swapped = swap([data.rows[i]["label"] for i in picked])
+
+    def ask(name: str, questions: list[str], accepted: list[list[str]]) -> None:
+        quizzes.append(Quiz(name, "image-qa", features, swapped, questions, accepted))
+
+    ask("what is it?", [rng.choice(WHAT) for _ in things], [sorted(t.words) for t in things])
+    kinds = [[_bare(category_phrase(t.category or ""))] for t in things]
+    ask("what kind of thing?", [rng.choice(KIND) for _ in things], kinds)
+    truth = [["yes" if i % 2 == 0 else "no"] for i in range(len(things))]
+    asked = []
     for i, thing in enumerate(things):
-        true = i % 2 == 0
-        about = thing if true else rng.choice([t for t in things if not t.words & thing.words])
+        about = thing if i % 2 == 0 else rng.choice([t for t in things if not t.words & thing.words])
         asked.append(rng.choice(IS_IT).format(thing=about.names[0]))
-        accepted.append(["yes" if true else "no"])
-    scores["is it a …? (yes or no)"] = right(asked, accepted)
-    asked, accepted = [], []
+    ask("is it a …? (yes or no)", asked, truth)
+    asked = []
     for i, thing in enumerate(things):
-        true = i % 2 == 0
         others = [t.category for t in things if t.category != thing.category]
-        category = thing.category if true else rng.choice(others)
+        category = thing.category if i % 2 == 0 else rng.choice(others)
         asked.append(rng.choice(IS_IT).format(thing=category_phrase(category or "")))
-        accepted.append(["yes" if true else "no"])
-    scores["is it an animal, a food, …? (yes or no)"] = right(asked, accepted)
-    return scores
+    ask("is it an animal, a food, …? (yes or no)", asked, truth)
+    return quizzes
+
+
+def clip_quizzes(data: ClipData) -> list[Quiz]:
+    """Captions of and questions about the test clips; a swapped clip differs in thing and motion."""
+    rng = random.Random(0)
+    rows = [data.rows[i] for i in data.test]
+    raw = (data.seen[data.test], data.changes[data.test])
+    features = [raw[layer] for layer in clip_data.LAYERS]
+    swapped = [
+        rng.choice(
+            [
+                j
+                for j, other in enumerate(rows)
+                if other["label"] != row["label"] and other["motion"] != row["motion"]
+            ]
+        )
+        for row in rows
+    ]
+    things = [sorted(data.things[i].words) for i in data.test]
+    motions = [row["motion_words"] for row in rows]
+    blank: list[str | None] = [None] * len(rows)
+    what = [rng.choice(clip_data.WHAT) for _ in rows]
+    how = [rng.choice(clip_data.HOW) for _ in rows]
+    return [
+        Quiz("caption names the labelled thing", "video-caption", features, swapped, blank, things),
+        Quiz("caption names the kind of motion", "video-caption", features, swapped, blank, motions),
+        Quiz("what is it?", "video-qa", features, swapped, what, things),
+        Quiz("what happens?", "video-qa", features, swapped, how, motions),
+    ]
+
+
+def sound_quizzes(data: SoundData) -> list[Quiz]:
+    """Captions of and questions about the held-out sounds, alone and one after another."""
+    rng = random.Random(0)
+    quizzes: list[Quiz] = []
+
+    def ask(
+        name: str, task: str, raw: Tensor, questions: Sequence[str | None], accepted: list[list[str]]
+    ) -> None:
+        features = [raw[:, layer] for layer in sound_data.LAYERS]
+        quizzes.append(Quiz(name, f"audio-{task}", features, swap(accepted), questions, accepted))
+
+    rows = [data.rows[i] for i in data.test]
+    single = data.single[data.test, 0]
+    words = [right_words(row) for row in rows]
+    ask("caption names the labelled sound", "caption", single, [None] * len(rows), words)
+    rest = [k for k, row in enumerate(rows) if row["category"] not in ("instrument", "voice")]
+    name = "… of those, neither instrument nor voice"
+    ask(name, "caption", single[rest], [None] * len(rest), [words[k] for k in rest])
+    ask("what do you hear?", "qa", single, [rng.choice(sound_data.WHAT) for _ in rows], words)
+    kinds = [[_bare(sound_data.kind_phrase(row["category"]))] for row in rows]
+    ask("what kind of sound?", "qa", single, [rng.choice(sound_data.KIND) for _ in rows], kinds)
+    played = [k for k, row in enumerate(rows) if row["family"]]
+    families = [[rows[k]["family"]] for k in played]
+    asked = [rng.choice(sound_data.FAMILY) for _ in played]
+    ask("what kind of instrument?", "qa", single[played], asked, families)
+    said = [k for k, row in enumerate(rows) if row["label"] in ("man", "woman")]
+    who = [[rows[k]["label"]] for k in said]
+    ask(
+        "who is speaking? (man or woman)", "qa", single[said], [rng.choice(sound_data.WHO) for _ in said], who
+    )
+    pairs = [[data.rows[i] for i in data.parts[pair]] for pair in data.test_pairs]
+    both = data.pair[data.test_pairs]
+    for place, order, asking in ((0, "first", sound_data.FIRST), (1, "last", sound_data.LAST)):
+        accepted = [right_words(pair[place]) for pair in pairs]
+        name = f"of two sounds in sequence, what comes {order}?"
+        ask(name, "qa", both, [rng.choice(asking) for _ in pairs], accepted)
+    return quizzes
+
+
+def right_words(row: dict) -> list[str]:
+    """What counts as naming a labelled sound."""
+    return sorted({*row["words"], row["label"]})
 
 
 def _bare(phrase: str) -> str:
@@ -130,7 +221,7 @@ def photo_rows(model: EPALM, data: StarterData, folder: Path) -> list[dict]:
     """
     rows = [json.loads(line) for line in (folder / "photos.jsonl").read_text().splitlines()]
     recipe = model.recipes["image-caption"]
-    (encoder,) = model.encoders.values()
+    encoder = model.encoders[model.adapters["image-caption"].config.encoder.id]
     for row in rows:
         path = folder / row["path"]
         row["caption"] = model.caption(path)
@@ -143,27 +234,52 @@ def photo_rows(model: EPALM, data: StarterData, folder: Path) -> list[dict]:
     return rows
 
 
-def report(model: EPALM, data: StarterData, photos: Path, file: Path) -> None:
+def report(model: EPALM, data: dict[str, Any], photos: Path, file: Path) -> None:
     """Measure the adapters and put the tables between the marks of the starter's README."""
-    captions, listed = score_captions(model, "image-caption", data)
-    lines = [
-        f"On {captions.total} held-out pictures (view as used, greedy), of {len(data.rows)} collected:",
-        "",
-        "| asked for | right | right with another picture's features | ratio |",
-        "|---|---|---|---|",
-        _row("caption names the labelled thing", captions),
-    ]
-    lines += [_row(name, score) for name, score in score_questions(model, "image-qa", data).items()]
-    words = [sorted(data.things[i].words) for i in held_out(data)]
-    wrong = [row for row, accepted in zip(listed, words, strict=True) if not names(row[2], accepted)]
-    lines += ["", "Failures, drawn at random:", "", "| picture | label | caption |", "|---|---|---|"]
-    shown = random.Random(0).sample(wrong, min(20, len(wrong)))
-    lines += [f"| {Path(path).name} | {label} | {_cell(text)} |" for path, label, text in shown]
+    lines: list[str] = []
+    makers = {"image": picture_quizzes, "video": clip_quizzes, "audio": sound_quizzes}
+    for modality, quizzes in makers.items():
+        of_modality = data[modality]
+        lines += [
+            f"### {MEDIA[modality].capitalize()}",
+            "",
+            f"| asked of held-out {MEDIA[modality]} | of | right | with another one's features | ratio |",
+            "|---|---|---|---|---|",
+        ]
+        failed: list[tuple[str, str, str]] = []
+        for number, quiz in enumerate(quizzes(of_modality)):
+            score, texts = quiz.score(model)
+            lines.append(_row(quiz.name, score))
+            print(lines[-1], flush=True)
+            if number == 0:
+                shown = held_out(of_modality) if modality == "image" else of_modality.test
+                rows = [of_modality.rows[i] for i in shown]
+                failed = [
+                    (Path(row["path"]).name, row["label"], text)
+                    for row, text, words in zip(rows, texts, quiz.accepted, strict=False)
+                    if not names(text, words)
+                ]
+        lines += ["", "Captions that miss the label, drawn at random:", ""]
+        lines += ["| file | label | caption |", "|---|---|---|"]
+        drawn = random.Random(0).sample(failed, min(12, len(failed)))
+        lines += [f"| {name} | {label} | {_cell(text)} |" for name, label, text in drawn]
+        lines.append("")
+    lines += photo_lines(model, data["image"], photos)
+    lines += real_lines(model)
+    written = file.read_text(encoding="utf-8") if file.exists() else ""
+    before, _, rest = written.partition(MARKS[0])
+    after = rest.partition(MARKS[1])[2]
+    file.write_text("\n".join([before + MARKS[0], *lines, MARKS[1] + after]), encoding="utf-8")
+
+
+def photo_lines(model: EPALM, data: StarterData, photos: Path) -> list[str]:
+    """The table of real photos."""
     rows = photo_rows(model, data, photos)
     named, answered, classified = (
         sum(row[key] for row in rows) for key in ("named", "answered", "classified")
     )
-    lines += [
+    lines = [
+        "### Real photos",
         "",
         f"On {len(rows)} real photos from Python packages and Debian's wallpapers, none used in training: "
         f'the caption names the main thing in {named}, the answer to "what is this?" in {answered}. '
@@ -178,10 +294,39 @@ def report(model: EPALM, data: StarterData, photos: Path, file: Path) -> None:
             for text, right in (("caption", "named"), ("answer", "answered"))
         )
         lines.append(f"| {row['original']} | {row['source']} | {row['label']} | {caption} | {answer} |")
-    written = file.read_text(encoding="utf-8") if file.exists() else ""
-    before, _, rest = written.partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2]
-    file.write_text("\n".join([before + MARKS[0], *lines, MARKS[1] + after]), encoding="utf-8")
+    return lines
+
+
+VOICE = ("man", "woman", "person", "child", "speaking", "voice")
+REAL = {  # media of gradio's package: what is to be seen or heard, and what names it
+    "videos/a.mp4": ("text appearing", ("text", "sign", "writing", "letters", "appearing")),
+    "videos/b.mp4": ("the earth turning", ("earth", "globe", "planet", "world", "turning")),
+    "videos/world.mp4": ("the earth turning", ("earth", "globe", "planet", "world", "turning")),
+    "audio/sax.wav": ("a saxophone", ("saxophone", "clarinet", "trumpet", "trombone", "oboe", "flute")),
+    "audio/cantina.wav": ("a band", ("music", "band", "saxophone", "clarinet", "trumpet", "brass")),
+    "audio/cate_blanch.mp3": ("a woman speaking", VOICE),
+    "audio/cate_blanch_2.mp3": ("a woman speaking", VOICE),
+    "audio/heath_ledger.mp3": ("a man speaking", VOICE),
+    "audio/recording1.wav": ("a person speaking", VOICE),
+}
+
+
+def real_lines(model: EPALM) -> list[str]:
+    """The table of real videos and sounds."""
+    media = resources.files("gradio") / "media_assets"
+    lines = [
+        "",
+        "### Real videos and sounds",
+        "",
+        "| file of gradio's package | has | caption | what is this? |",
+    ]
+    lines.append("|---|---|---|---|")
+    for name, (shows, accepted) in REAL.items():
+        path = Path(str(media / name))
+        caption, answer = model.caption(path), model.ask(path, "what is this?")
+        marks = [f"{_cell(text)} {'✓' if names(text, accepted) else '✗'}" for text in (caption, answer)]
+        lines.append(f"| {name} | {shows} | {marks[0]} | {marks[1]} |")
+    return lines
 
 
 def _cell(text: str) -> str:
@@ -190,4 +335,4 @@ def _cell(text: str) -> str:
 
 def _row(name: str, score: Score) -> str:
     own, other = (f"{count} ({100 * count / score.total:.0f} %)" for count in (score.own, score.other))
-    return f"| {name} | {own} | {other} | {score.ratio:.1f} |"
+    return f"| {name} | {score.total} | {own} | {other} | {score.ratio:.1f} |"

@@ -40,6 +40,8 @@ IS_IT = (
 )
 KIND = ("what kind of thing is this?", "what category does this belong to?", "what type of thing is it?")
 
+Example = tuple[str | None, str]  # question (None: a caption) and answer
+
 
 @dataclass(frozen=True)
 class Thing:
