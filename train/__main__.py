@@ -1,4 +1,4 @@
-"""python -m train COMMAND: build the adapters that ship with this project."""
+"""python -m train COMMAND: build the adapters that ship with this project, report on a training."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from epalm.errors import EPALMError
+from train.report import add_report
 
 
 def main() -> int:
@@ -23,16 +24,21 @@ def main() -> int:
     starter.add_argument("--work", type=Path, default=Path("runs/starter"), help="folder for everything made")
     starter.add_argument("--out", type=Path, help="write the adapters here instead of assets/starter")
     starter.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all")
+    starter.set_defaults(run=build_starter)
+    add_report(commands)
     arguments = parser.parse_args()
-
-    from train.starter.build import build  # heavy imports only when they are needed
-
     try:
-        build(arguments.work, arguments.out, arguments.threads)
+        arguments.run(arguments)
     except EPALMError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def build_starter(arguments: argparse.Namespace) -> None:
+    from train.starter.build import build  # heavy imports only when they are needed
+
+    build(arguments.work, arguments.out, arguments.threads)
 
 
 if __name__ == "__main__":
