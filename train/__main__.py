@@ -1,4 +1,4 @@
-"""python -m train COMMAND: build the adapters that ship with this project, report on a training."""
+"""python -m train COMMAND: retrain and evaluate adapters on the benchmarks, build those that ship."""
 
 from __future__ import annotations
 
@@ -7,32 +7,39 @@ import sys
 from pathlib import Path
 
 from epalm.errors import EPALMError
+from train.commands import add_evaluate, add_fit
+from train.features import add_features
+from train.prepare import add_prepare
 from train.report import add_report
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    add_prepare(commands)
+    add_features(commands)
+    add_fit(commands)
+    add_evaluate(commands)
+    add_report(commands)
     starter = commands.add_parser(
         "starter",
-        help="rebuild assets/starter from labelled pictures that Debian packages ship",
-        description="Collect labelled pictures from Debian packages, encode them, train the starter's "
-        "caption and question adapters, and measure them on held-out pictures and on photos from other "
-        "packages. Every stage is kept in the work folder, so a second call goes on where the first "
-        "one stopped.",
+        help="rebuild assets/starter from pictures and sounds that Debian packages ship",
+        description="Collect labelled pictures and sounds from Debian packages, make clips of them, encode "
+        "all, train the starter's six adapters, and measure them on what was held out and on real files. "
+        "Every stage is kept in the work folder, so a second call goes on where the first one stopped.",
     )
     starter.add_argument("--work", type=Path, default=Path("runs/starter"), help="folder for everything made")
     starter.add_argument("--out", type=Path, help="write the adapters here instead of assets/starter")
     starter.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all")
     starter.set_defaults(run=build_starter)
-    add_report(commands)
     arguments = parser.parse_args()
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
     except EPALMError as error:
         print(error, file=sys.stderr)
         return 2
-    return 0
+    except KeyboardInterrupt:
+        return 130
 
 
 def build_starter(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,323 @@
+"""Every benchmark from its official files to an adapter that the demo opens, with tiny models."""
+
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_benchmarks import write_tiny
+from transformers import ASTConfig, ASTModel
+
+import app
+from epalm import EPALM, EPALMError
+from train.__main__ import main
+from train.datasets import DATASETS
+from train.fit import answer_batch, choose_answer, limited, reference_batch
+from train.manifest import Item, load_manifest
+from train.optimizer import learning_rates, make_optimizer, parameter_groups
+from train.settings import Optim, load_settings
+
+GOLDEN = Path(__file__).parent / "golden" / "extras" / "lr_schedule.json"
+
+
+@pytest.fixture(scope="session")
+def tiny_ast(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("ast")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 1}
+    ASTModel(ASTConfig(**sizes, frequency_stride=16, time_stride=64)).save_pretrained(folder)
+    return str(folder)
+
+
+def run(*arguments: str | Path) -> int:
+    """`python -m train` in this process."""
+    import sys
+    from unittest.mock import patch
+
+    with patch.object(sys, "argv", ["train", *map(str, arguments)]):
+        return main()
+
+
+def settings_for(name: str, folder: Path, lm_dir: Path, ast: str, **optim) -> Path:
+    """The YAML file of a short training on a prepared tiny benchmark."""
+    dataset = DATASETS[name]
+    root = lm_dir.parent
+    encoder, recipe = {
+        "image": (str(root / "encoder"), "starter"),
+        "video": (f"frames/{root / 'encoder'}", "starter"),
+        "audio": (ast, "epalm-audio-16k"),
+    }[dataset.modality]
+    splits = {path.stem for path in (folder / "data").glob("*.jsonl")}
+    val = "val" if "val" in splits else "karpathy_val"
+    test = next(split for split in ("test", "testdev", val) if split in splits)
+    content = {
+        "model": {
+            "lm": str(root / "lm"),
+            "encoder": encoder,
+            "recipe": recipe,
+            "feature_layers": [-1, -1],
+            "start_layer": 2,
+            "end_layer": 6,
+            "prompt_length": 3,
+            "prompt_mlp": False,
+        },
+        "task": {
+            "name": dataset.task,
+            "modality": dataset.modality,
+            "input": "the picture shows" if dataset.task == "caption" else "{question}",
+            "output": " {text}",
+        },
+        "data": {
+            "dataset": name,
+            "train": str(folder / "data" / "train.jsonl"),
+            "val": str(folder / "data" / f"{val}.jsonl"),
+            "test": str(folder / "data" / f"{test}.jsonl"),
+            "cache": str(folder / "cache"),
+            "workers": 1,
+        },
+        "optim": {"epochs": 2, "batch": 4, "lr": 0.01, "prompt_lr": 0.01, **optim},
+        "generation": {"max_new_tokens": 4},
+        "out": str(folder / "run"),
+        "paper": {},
+    }
+    path = folder / "settings.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def prepared(name: str, folder: Path) -> Path:
+    write_tiny(name, folder / "official")
+    assert run("prepare", name, "--source", folder / "official", "--out", folder / "data", "--no-check") == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_from_official_files_to_the_demo(name, tmp_path, tiny_model_dir, tiny_ast, capsys):
+    dataset = DATASETS[name]
+    config = settings_for(name, prepared(name, tmp_path), tiny_model_dir, tiny_ast)
+    assert run("features", config, "--device", "cpu", "--set", "data.draws=1") == 0
+    assert run("fit", config, "--set", "data.draws=1") == 0
+    assert run("evaluate", config, "--blind", "--text-only", "--no-java", "--set", "data.draws=1") == 0
+
+    out = tmp_path / "run"
+    result = json.loads((out / "metrics-test.json").read_text())
+    first = dataset.metrics[0]
+    assert result["metrics"].keys() >= {first}
+    assert result["blind"].keys() == result["text_only"].keys() == result["metrics"].keys()
+    items = load_manifest(Path(load_settings(config).data.test))
+    rows = [json.loads(line) for line in (out / "predictions-test.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [item.id for item in items]
+    assert result["metrics"][first] == pytest.approx(sum(row["score"] for row in rows) / len(rows))
+
+    model = EPALM.from_pretrained(out / "best", device="cpu")
+    question = items[0].prompt
+    media = items[0].media
+    text = model.caption(media) if question is None else model.ask(media, question)
+    assert text == rows[0]["prediction"]
+    app.page(model, "")
+    assert run("report", out) == 0
+    assert first in (out / "report.html").read_text()
+
+
+# Stopping and going on
+
+
+def losses(out: Path) -> list[float]:
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if row["kind"] == "step"]
+
+
+@pytest.fixture(scope="module")
+def gqa(tmp_path_factory, tiny_model_dir) -> Path:
+    """Settings of a training on tiny GQA, its features encoded."""
+    folder = prepared("gqa", tmp_path_factory.mktemp("gqa"))
+    config = settings_for("gqa", folder, tiny_model_dir, "", epochs=3, save_every=1)
+    assert run("features", config, "--device", "cpu") == 0
+    assert run("fit", config) == 0
+    return config
+
+
+def test_cached_features_and_the_encoder_give_the_same_training(gqa, tmp_path):
+    out = tmp_path / "live"
+    assert run("fit", gqa, "--set", "data.cache=null", "--set", f"out={out}") == 0
+    torch.testing.assert_close(losses(out), losses(gqa.parent / "run"), rtol=1e-4, atol=1e-5)
+
+
+def test_accumulation_and_batch_give_the_same_steps(gqa, tmp_path):
+    out = tmp_path / "accumulated"
+    halves = ("--set", "optim.batch=2", "--set", "optim.accumulate=2")
+    assert run("fit", gqa, *halves, "--set", f"out={out}") == 0
+    torch.testing.assert_close(losses(out), losses(gqa.parent / "run"), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("last", [1, 2, 3, 4])
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(gqa, tmp_path, last, monkeypatch):
+    from train import fit
+
+    out = tmp_path / "killed"
+    original, calls = fit.Training.step, []
+
+    def dying(self, step):
+        calls.append(step)
+        if len(calls) > last:
+            raise RuntimeError("killed")
+        return original(self, step)
+
+    monkeypatch.setattr(fit.Training, "step", dying)
+    with pytest.raises(RuntimeError, match="killed"):
+        run("fit", gqa, "--set", f"out={out}")
+    monkeypatch.setattr(fit.Training, "step", original)
+    assert run("fit", gqa, "--resume", "--set", f"out={out}") == 0
+    whole = gqa.parent / "run"
+    assert losses(out) == losses(whole)
+    for part in ("best", "last"):
+        weights = "adapter.safetensors"
+        assert (out / part / weights).read_bytes() == (whole / part / weights).read_bytes()
+
+
+def test_a_training_is_not_overwritten_by_accident(gqa, capsys):
+    assert run("fit", gqa) == 2
+    assert "go on with --resume" in capsys.readouterr().err
+
+
+def test_going_on_with_other_settings_is_refused_by_name(gqa, capsys):
+    assert run("fit", gqa, "--resume", "--set", "optim.lr=0.5") == 2
+    assert "has optim.lr = 0.01, but now it is 0.5" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_stops_with_the_step_saved(gqa, tmp_path, capsys):
+    out = tmp_path / "nan"
+    assert run("fit", gqa, "--set", "optim.lr=1e30", "--set", "optim.clip=null", "--set", f"out={out}") == 2
+    assert "lower optim.lr" in capsys.readouterr().err
+    assert json.loads((out / "bad_step.json").read_text())["items"]
+
+
+def test_evaluation_goes_on_after_a_torn_line(gqa, tmp_path):
+    out = gqa.parent / "run"
+    assert run("evaluate", gqa, "--no-java") == 0
+    whole = (out / "predictions-test.jsonl").read_bytes()
+    record = out / "predictions-test" / "0.jsonl"
+    record.write_bytes(record.read_bytes()[:-7])
+    (out / "predictions-test.jsonl").unlink()
+    assert run("evaluate", gqa, "--no-java") == 0
+    assert (out / "predictions-test.jsonl").read_bytes() == whole
+
+
+def test_features_that_are_not_encoded_are_asked_for(gqa, tmp_path, capsys):
+    assert run("fit", gqa, "--set", f"data.cache={tmp_path}", "--set", f"out={tmp_path / 'run'}") == 2
+    assert "python -m train features" in capsys.readouterr().err
+
+
+# Settings
+
+
+def test_an_unknown_setting_names_the_closest(gqa, capsys):
+    assert run("fit", gqa, "--set", "optim.learning_rate=1") == 2
+    assert "unknown key 'learning_rate'" in capsys.readouterr().err
+    with pytest.raises(EPALMError, match="closest valid key is 'batch'"):
+        load_settings(gqa, ["optim.bach=1"])
+
+
+def test_a_value_of_another_type_is_refused(gqa):
+    with pytest.raises(EPALMError, match="'epochs' must be of type int"):
+        load_settings(gqa, ["optim.epochs=many"])
+
+
+def test_numbers_with_an_exponent_are_numbers(gqa):
+    assert load_settings(gqa, ["optim.lr=2e-5"]).optim.lr == 2e-5
+
+
+def test_limited_items_are_the_same_and_nested():
+    items = [Item(str(i), "x", None, ("a",)) for i in range(200)]
+    small, large = limited(items, 0.1, 0), limited(items, 0.5, 0)
+    assert len(small) == 20 and small == limited(items, 0.1, 0)
+    assert {item.id for item in small} < {item.id for item in large}
+
+
+# The optimizer
+
+
+def adapter(tiny_model_dir: Path) -> torch.nn.Module:
+    model = EPALM.from_pretrained(tiny_model_dir, device="cpu")
+    return model.adapters["image-caption"]
+
+
+def optim_of(recorded: dict) -> Optim:
+    schedule, lr = recorded["schedular"], recorded["optimizer"]
+    return Optim(
+        epochs=schedule["epochs"],
+        batch=1,
+        lr=lr["lr"],
+        prompt_lr=lr.get("prompt_lr", 0.0),
+        min_lr=schedule["min_lr"],
+        warmup_lr=schedule["warmup_lr"],
+        warmup=schedule["warmup_epochs"],
+    )
+
+
+RECORDED = json.loads(GOLDEN.read_text())
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_reference_learning_rates_equal_the_recorded_ones(name, tiny_model_dir):
+    recorded = RECORDED[name]
+    optim = optim_of(recorded)
+    task = "qa" if name.startswith("qa") else "caption"
+    groups = parameter_groups(adapter(tiny_model_dir), optim, task, reference=True)
+    per_epoch = recorded["iterations_per_epoch"]
+    for row in recorded["trace"]:
+        step = row["epoch"] * per_epoch + row["from_iteration"]
+        rates = learning_rates(groups, optim, True, step, per_epoch)
+        assert rates == pytest.approx(row["lr"], rel=1e-9)
+
+
+def test_the_default_warms_both_rates_up_and_lowers_them(tiny_model_dir):
+    optim = Optim(epochs=2, batch=1, lr=1e-3, prompt_lr=1e-2, warmup=4, min_lr=1e-4)
+    groups = parameter_groups(adapter(tiny_model_dir), optim, "caption", reference=False)
+    rates = [learning_rates(groups, optim, False, step, 10) for step in range(20)]
+    by_name = {group.names[0].split(".")[0]: [rate[i] for rate in rates] for i, group in enumerate(groups)}
+    assert by_name["connector"][:4] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3])
+    assert by_name["prompt"][3] == pytest.approx(1e-2)
+    middle = 1e-4 + 0.5 * (1e-3 - 1e-4) * (1 + math.cos(math.pi * 8 / 16))
+    assert by_name["connector"][12] == pytest.approx(middle)
+    decays = {group.names[0].rsplit(".", 1)[1]: group.weight_decay for group in groups}
+    assert decays["bias"] == 0 < decays["weight"]
+
+
+def test_every_trained_parameter_is_in_one_group(tiny_model_dir):
+    module = adapter(tiny_model_dir)
+    trained = sorted(name for name, p in module.named_parameters() if p.requires_grad)
+    for task in ("caption", "qa"):
+        for reference in (True, False):
+            groups = parameter_groups(module, Optim(1, 1, 1e-3, 1e-3), task, reference)
+            assert sorted(name for group in groups for name in group.names) == trained
+            assert len(make_optimizer(module, groups).param_groups) == len(groups)
+
+
+# Texts
+
+
+def test_answers_are_drawn_as_often_as_people_gave_them():
+    item = Item("1", "x", "?", ("pizza",) * 5 + ("food",) + ("cheese",) * 2)
+    rng = random.Random(0)
+    drawn = [choose_answer(item, rng, reference=False) for _ in range(4000)]
+    assert drawn.count("pizza") / 4000 == pytest.approx(5 / 8, abs=0.03)
+    original = [choose_answer(item, rng, reference=True) for _ in range(4000)]
+    assert original.count("pizza") / 4000 == pytest.approx(1 / (1 + 0.3 + 0.6), abs=0.03)
+
+
+def test_only_the_answer_is_learned_but_in_reference_mode_all_of_the_text(tiny_model_dir):
+    text = EPALM.from_pretrained(tiny_model_dir, device="cpu").texts["image-qa"]
+    pairs = [text.training_text("what is this?", "a dog"), text.training_text("what?", "a cat on a sofa")]
+    ids, mask, labels = answer_batch(pairs, text)
+    start = len(text.ids(""))
+    for row, (_, after) in enumerate(pairs):
+        assert labels[row][labels[row] != -100].tolist() == text.ids(after)[start:]
+        assert mask[row, -1] == 1  # padded on the left
+    ids, mask, labels = reference_batch(pairs, text)
+    assert torch.equal(labels == -100, mask == 0)
+    assert mask[0, 0] == 1  # padded on the right
+    assert ids[1].tolist() == text.ids("".join(pairs[1]))

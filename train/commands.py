@@ -1,0 +1,63 @@
+"""The commands `fit` and `evaluate`: their arguments. The work is in train.fit and train.evaluate."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+SETTING = "change a setting: optim.lr=1e-4, data.cache=null, out=runs/second (may be given several times)"
+
+
+def add_fit(commands: Any) -> None:
+    """Register `fit` among the subparsers of `python -m train`."""
+    parser = commands.add_parser(
+        "fit",
+        help="train an adapter on a benchmark",
+        description="Train an adapter with the settings of CONFIG. The run folder (`out` in CONFIG) gets "
+        "log.jsonl, checkpoint.pt, the adapters last/ and best/ (by the validation split's first metric) and "
+        "cost.json; `python -m train report` makes a page of it.",
+        epilog="Ctrl-C and SIGTERM end the step, save and say how to go on. After a kill -9 or a power cut, "
+        "--resume goes on at the last checkpoint and takes the same steps. Several GPUs: accelerate launch "
+        "-m train fit CONFIG.",
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="settings of the training, a YAML file")
+    parser.add_argument("--resume", action="store_true", help="go on with the training in the run folder")
+    parser.add_argument(
+        "--limit", type=float, metavar="F", help="train on this fraction of the items, always the same ones"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SETTING)
+    parser.set_defaults(run=fit)
+
+
+def add_evaluate(commands: Any) -> None:
+    """Register `evaluate` among the subparsers of `python -m train`."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure an adapter on a benchmark's split",
+        description="Predict every item of a split and compute the benchmark's metrics. Writes "
+        "predictions-SPLIT.jsonl and metrics-SPLIT.json into the run folder and prints a table beside the "
+        "paper's numbers.",
+        epilog="Predictions are kept as they come: a stopped run goes on where it was.",
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="settings of the training, a YAML file")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="adapter folder (best/ of the run folder)")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="%(default)s")
+    parser.add_argument("--blind", action="store_true", help="also with another item's media: guessing")
+    parser.add_argument("--text-only", action="store_true", help="also without any media")
+    parser.add_argument("--no-java", action="store_true", help="leave out METEOR and SPICE, which start Java")
+    parser.add_argument("--batch", type=int, metavar="N", help="items per batch (evaluation.batch)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SETTING)
+    parser.set_defaults(run=evaluate)
+
+
+def fit(arguments: argparse.Namespace) -> int:
+    from train.fit import run_fit
+
+    return run_fit(arguments)
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    from train.evaluate import run_evaluate
+
+    run_evaluate(arguments)

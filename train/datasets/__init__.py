@@ -1,0 +1,35 @@
+"""The seven benchmarks of the paper: official files -> items per split.
+
+dataset = find_dataset("gqa")
+files = Files(Path("downloads/gqa"), dataset.modality)
+items = dataset.read(files)["testdev"]
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from epalm.errors import EPALMError
+from train.datasets.audiocaps import AUDIOCAPS
+from train.datasets.base import Dataset
+from train.datasets.coco_caption import COCO_CAPTION
+from train.datasets.files import Files
+from train.datasets.gqa import GQA
+from train.datasets.msrvtt_caption import MSRVTT_CAPTION
+from train.datasets.video_qa import MSRVTT_QA, MSVD_QA
+from train.datasets.vqa_v2 import VQA_V2
+
+__all__ = ["DATASETS", "Dataset", "Files", "find_dataset"]
+
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (VQA_V2, GQA, COCO_CAPTION, MSRVTT_CAPTION, MSRVTT_QA, MSVD_QA, AUDIOCAPS)
+}
+
+
+def find_dataset(name: str) -> Dataset:
+    """The benchmark of this name; EPALMError naming the closest one if there is none."""
+    if name not in DATASETS:
+        close = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.0)[0]
+        raise EPALMError(f"{name!r} is no benchmark: did you mean {close}? Known are {', '.join(DATASETS)}.")
+    return DATASETS[name]

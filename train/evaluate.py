@@ -1,0 +1,290 @@
+"""Evaluate an adapter on a benchmark's split: `python -m train evaluate CONFIG --split test`.
+
+Predictions are written as they come, so a run that was stopped or killed goes on where it was. Processes
+share the items, each once, and the metrics are computed over all of them together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from tqdm import tqdm
+
+from epalm.adapter import Adapter
+from epalm.config import AdapterConfig
+from epalm.decoding import InjectedLM
+from epalm.errors import EPALMError
+from epalm.text import TaskText, pad_left
+from train.datasets import find_dataset
+from train.manifest import Item, write_atomic
+from train.metrics import score_captions, score_labels, score_vqa
+from train.parts import Features, feature_source, load_frozen_lm, say, split_items
+from train.settings import Settings, load_settings
+
+Seeing = Literal["own", "blind", "text only"]  # the item's media, another item's, or none
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Metrics of a split as fractions, the score of every item, and why metrics are missing."""
+
+    metrics: dict[str, float]
+    samples: dict[str, float]
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+def score(dataset: str, items: Sequence[Item], predictions: Mapping[str, str], java: bool) -> Scores:
+    """Metrics of a benchmark's predictions.
+
+    Args:
+        predictions: text by item id, of all items.
+        java: also the metrics that need Java.
+    """
+    benchmark = find_dataset(dataset)
+    answers = {item.id: item.answers for item in items}
+    if benchmark.task == "caption":
+        captions = score_captions(predictions, answers, java)
+        name = benchmark.metrics[0]
+        samples = {key: values[name] for key, values in captions.samples.items()}
+        return Scores(captions.corpus, samples, captions.absent)
+    if benchmark.metrics[0] == "VQA accuracy":
+        result = score_vqa(predictions, answers)
+    else:
+        result = score_labels(predictions, {key: labels_of(value) for key, value in answers.items()})
+    return Scores({benchmark.metrics[0]: result.accuracy}, result.samples)
+
+
+def labels_of(answers: Sequence[str]) -> dict[str, float]:
+    """Every answer that is named counts fully."""
+    return dict.fromkeys(answers, 1.0)
+
+
+# ---------------------------------------------------------------- predictions
+
+
+@torch.no_grad()
+def predict(
+    lm: InjectedLM,
+    text: TaskText,
+    adapter: Adapter,
+    features: Features,
+    items: Sequence[Item],
+    others: Sequence[Item],
+    batch: int,
+    seeing: Seeing = "own",
+) -> Iterator[tuple[Item, str]]:
+    """The text for every item, in batches.
+
+    Args:
+        others: for `blind`, the item whose media each one gets instead.
+    """
+    strict = adapter.config.injection.mask == "reference"  # there padding is seen: equal lengths only
+    inputs = [text.ids(text.input(item.prompt)) for item in items]
+    groups: dict[int | None, list[int]] = {}
+    for i, ids in enumerate(inputs):
+        groups.setdefault(len(ids) if strict else None, []).append(i)
+    for members in groups.values():
+        for start in range(0, len(members), batch):
+            part = members[start : start + batch]
+            tokens = None
+            if seeing != "text only":
+                shown = [(items if seeing == "own" else others)[i] for i in part]
+                tokens = adapter.tokens([f.to(lm.device) for f in features(shown, [0] * len(shown))])
+            texts = decode(lm, text, adapter, [inputs[i] for i in part], tokens)
+            yield from zip([items[i] for i in part], texts, strict=True)
+
+
+def decode(
+    lm: InjectedLM, text: TaskText, adapter: Adapter, inputs: Sequence[Sequence[int]], tokens: Tensor | None
+) -> list[str]:
+    """Generated texts behind inputs of ids."""
+    ids, mask = (t.to(lm.device) for t in pad_left(inputs, text.tokenizer.pad_token_id))
+    prompt = None if adapter.prompt is None else adapter.prompt().expand(len(inputs), -1, -1)
+    config = adapter.config
+    out = lm.decode(ids, mask, prompt, tokens, config.injection, config.generation)
+    return [text.answer(row) for row in out[:, ids.shape[1] :].tolist()]
+
+
+def evaluate_split(
+    accelerator: Accelerator,
+    lm: InjectedLM,
+    text: TaskText,
+    adapter: Adapter,
+    features: Features,
+    items: Sequence[Item],
+    settings: Settings,
+    java: bool,
+    seeing: Seeing = "own",
+    record: Path | None = None,
+) -> Scores:
+    """Predict and score a split, shared among processes; every process gets the scores.
+
+    Args:
+        record: folder for the predictions as they come; what is there is not predicted again.
+    """
+    rank, world = accelerator.process_index, accelerator.num_processes
+    shifted = [*items[len(items) // 2 :], *items[: len(items) // 2]]
+    done = read_predictions(record)
+    own = [i for i in range(rank, len(items), world) if items[i].id not in done]
+    predictions = dict(done)
+    progress = tqdm(
+        total=len(items),
+        initial=len(done),
+        disable=not accelerator.is_main_process,
+        unit="item",
+        desc=f"evaluation, {seeing} media" if seeing != "text only" else "evaluation, text only",
+        leave=False,
+    )
+    new: dict[str, str] = {}
+    file = None
+    if record is not None:
+        record.mkdir(parents=True, exist_ok=True)
+        file = (record / f"{rank}.jsonl").open("a", encoding="utf-8")
+    stream = predict(
+        lm,
+        text,
+        adapter,
+        features,
+        [items[i] for i in own],
+        [shifted[i] for i in own],
+        settings.evaluation.batch,
+        seeing,
+    )
+    for item, answer in stream:
+        new[item.id] = answer
+        progress.update(world)
+        if file is not None:
+            file.write(json.dumps([item.id, answer]) + "\n")
+            file.flush()
+    progress.close()
+    if file is not None:
+        file.close()
+    for part in gather_object([new]):
+        predictions |= part
+    scores = score(settings.data.dataset, items, predictions, java)
+    if record is not None and accelerator.is_main_process:
+        write_predictions(record.with_suffix(".jsonl"), items, predictions, scores)
+    return scores
+
+
+def read_predictions(record: Path | None) -> dict[str, str]:
+    """What earlier runs predicted; a last line that a kill tore is completed by predicting it again."""
+    found: dict[str, str] = {}
+    for path in sorted(record.glob("*.jsonl")) if record is not None else ():
+        whole = path.read_bytes()
+        end = whole.rfind(b"\n") + 1
+        if end < len(whole):
+            path.write_bytes(whole[:end])
+        for line in whole[:end].decode().splitlines():
+            key, answer = json.loads(line)
+            found[key] = answer
+    return found
+
+
+def write_predictions(
+    path: Path, items: Sequence[Item], predictions: Mapping[str, str], scores: Scores
+) -> None:
+    """All predictions in the items' order, with their scores."""
+    rows = (
+        {
+            "id": item.id,
+            "media": item.media,
+            "prompt": item.prompt,
+            "prediction": predictions[item.id],
+            "answers": item.answers,
+            "score": scores.samples.get(item.id),
+        }
+        for item in items
+    )
+    write_atomic(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+# ---------------------------------------------------------------- the command
+
+
+def evaluate(settings: Settings, split: str, model: Path, blind: bool, text_only: bool, java: bool) -> Scores:
+    """Evaluate the adapter in folder `model`; writes predictions-SPLIT.jsonl and metrics-SPLIT.json.
+
+    Raises:
+        EPALMError: the adapter was made for other parts than the settings name, or data is missing.
+    """
+    accelerator = Accelerator()
+    device = str(accelerator.device)
+    items = split_items(settings, split)
+    adapter = Adapter.load(model).to(accelerator.device)
+    lm, tokenizer = load_frozen_lm(settings, device)
+    check_adapter(adapter.config, settings, model)
+    text = TaskText(adapter.config.task, tokenizer)
+    features = feature_source(settings, adapter, [[], items], device)
+    out, begun = Path(settings.out), time.monotonic()
+
+    def run(seeing: Seeing) -> Scores:
+        name = f"predictions-{split}" if seeing == "own" else f"{seeing.replace(' ', '-')}-{split}"
+        with_java = java and seeing == "own"
+        return evaluate_split(
+            accelerator, lm, text, adapter, features, items, settings, with_java, seeing, out / name
+        )
+
+    scores = run("own")
+    baselines = {
+        "blind": run("blind").metrics if blind else None,
+        "text_only": run("text only").metrics if text_only else None,
+    }
+    if accelerator.is_main_process:
+        result = {"metrics": scores.metrics, **baselines, "count": len(items), "absent": scores.absent}
+        if settings.paper:
+            result["paper"] = settings.paper
+        write_atomic(out / f"metrics-{split}.json", [json.dumps(result, indent=1) + "\n"])
+        print(table(scores, baselines, settings.paper), flush=True)
+        file = out / f"predictions-{split}.jsonl"
+        say(f"{len(items)} items in {time.monotonic() - begun:.0f} s; predictions in {file}")
+        for name, why in scores.absent.items():
+            say(f"{name} is missing: {why}")
+    return scores
+
+
+def check_adapter(found: AdapterConfig, settings: Settings, model: Path) -> None:
+    """Refuse an adapter of other parts than the settings'."""
+    for what, there, here in (
+        ("language model", found.lm.id, settings.model.lm),
+        ("encoder", found.encoder.id, settings.model.encoder),
+    ):
+        if there != here:
+            raise EPALMError(f"{model} was trained with the {what} {there}, but the settings name {here}.")
+
+
+def table(scores: Scores, baselines: Mapping[str, Any], paper: Mapping[str, float]) -> str:
+    """The metrics times 100, beside baselines and the paper's numbers."""
+    columns = {"this adapter": scores.metrics} | {
+        name.replace("_", " "): values for name, values in baselines.items() if values is not None
+    }
+    if paper:
+        columns["paper"] = dict(paper)
+    lines = [["metric", *columns]]
+    for metric in scores.metrics:
+        values = [column.get(metric) for column in columns.values()]
+        lines.append([metric, *("" if value is None else f"{100 * value:.2f}" for value in values)])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    settings = load_settings(arguments.config, arguments.set)
+    if arguments.batch:
+        settings = replace(settings, evaluation=replace(settings.evaluation, batch=arguments.batch))
+    model = arguments.model or Path(settings.out) / "best"
+    text_only = arguments.text_only or settings.evaluation.text_only
+    evaluate(settings, arguments.split, model, arguments.blind, text_only, not arguments.no_java)

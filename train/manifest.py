@@ -1,0 +1,125 @@
+"""A manifest: what a split of a benchmark, or of your own data, consists of; one JSON line per item.
+
+{"id": "12-0", "media": "photos/12.jpg", "prompt": null, "answers": ["a dog on a sofa"]}
+{"id": "458752", "media": "photos/9.jpg", "prompt": "What is this?", "answers": ["pizza", "pizza", "food"]}
+
+items = load_manifest(Path("data/vqa_v2/val.jsonl"))
+save_manifest(items, Path("data/small/val.jsonl"))
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from epalm.config import from_dict
+from epalm.errors import EPALMError, reason
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One example: a medium with a question and its answers, or with captions.
+
+    Fields:
+        id: unique in the split.
+        media: path of the picture, video or sound.
+        prompt: the question; None for captions.
+        answers: the references of a caption, or all human answers to the question, repeats kept. Empty where
+            a test split comes without.
+        group: what results are broken down by, such as {"question_type": "how many"}.
+    """
+
+    id: str
+    media: str
+    prompt: str | None
+    answers: tuple[str, ...]
+    group: dict[str, str] = field(default_factory=dict)
+
+
+def load_manifest(path: Path) -> list[Item]:
+    """The items of a manifest; relative media paths are taken from the manifest's folder.
+
+    Raises:
+        EPALMError: the file is missing or empty, or a line is no such item or has the id of an earlier one.
+    """
+    items: list[Item] = []
+    lines: dict[str, int] = {}  # id -> line
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                where = f"{path}:{number}"
+                item = parse(line, where, path.parent)
+                if lines.setdefault(item.id, number) != number:
+                    raise EPALMError(f"{where} has the id {item.id!r} of line {lines[item.id]} again.")
+                items.append(item)
+    except OSError as error:
+        raise EPALMError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise EPALMError(f"{path} is not UTF-8 text ({reason(error)}); save it as such.") from error
+    if not items:
+        raise EPALMError(f"{path} has no items.")
+    return items
+
+
+def parse(line: str, where: str, folder: Path) -> Item:
+    """One line of a manifest; `where` begins the sentence of an error."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise EPALMError(f"{where} is not valid JSON ({reason(error)}).") from error
+    # `from_dict` says what is wrong; for each of a million lines it would take long.
+    item = Item(**row | {"answers": tuple(row["answers"])}) if fits(row) else from_dict(Item, row, where)
+    if not item.media:
+        raise EPALMError(f"{where} has an empty 'media'; write the path of a picture, video or sound.")
+    media = os.path.join(folder, item.media)  # an absolute path stays as it is
+    return Item(item.id, media, item.prompt, item.answers, item.group)
+
+
+def fits(row: Any) -> bool:
+    """Whether a row certainly has the keys and types of an Item."""
+    return (
+        isinstance(row, dict)
+        and row.keys() - {"group"} == {"id", "media", "prompt", "answers"}
+        and isinstance(row["id"], str)
+        and isinstance(row["media"], str)
+        and isinstance(row["prompt"], str | None)
+        and isinstance(row["answers"], list)
+        and isinstance(row.get("group", {}), dict)
+        and all(isinstance(text, str) for text in (*row["answers"], *row.get("group", {}).values()))
+    )
+
+
+def save_manifest(items: Iterable[Item], path: Path) -> None:
+    """Write a manifest, making its folder; a kill leaves the former file or the new one, never a part.
+
+    Raises:
+        EPALMError: the folder or the file cannot be written.
+    """
+    write_atomic(path, (json.dumps(to_row(item), ensure_ascii=False) + "\n" for item in items))
+
+
+def to_row(item: Item) -> dict[str, Any]:
+    """An item as it is written: without `group` where there is none."""
+    row = {"id": item.id, "media": item.media, "prompt": item.prompt, "answers": item.answers}
+    return row | ({"group": item.group} if item.group else {})
+
+
+def write_atomic(path: Path, parts: Iterable[str]) -> None:
+    """Write text beside `path`, then put it in its place; raises as `save_manifest`."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # File names that are no Unicode have surrogates; as JSON's own escapes they come back the same.
+        with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise EPALMError(f"{path} cannot be written ({error.strerror or error}).") from error

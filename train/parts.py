@@ -1,0 +1,151 @@
+"""The parts of a training: frozen LM, adapter, and where an item's features come from."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from epalm.adapter import Adapter
+from epalm.backbones import load_lm
+from epalm.config import LMConfig
+from epalm.decoding import InjectedLM
+from epalm.encoders import Encoder, load_encoder
+from epalm.errors import EPALMError, reason
+from epalm.starter import backbone_dir
+from train.augment import augmented, open_augmented
+from train.feature_cache import FeatureCache
+from train.manifest import Item, load_manifest
+from train.settings import Settings
+
+PRECISION = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Features:
+    """Encoder features of items: from the cache, or computed on the spot.
+
+    Args:
+        encoder: None where everything is in the cache.
+    """
+
+    def __init__(
+        self, settings: Settings, adapter: Adapter, cache: FeatureCache | None, encoder: Encoder | None
+    ):
+        self.cache, self.encoder = cache, encoder
+        self.layers = adapter.config.encoder.feature_layers
+        self.recipe, self.reference = settings.recipe, settings.reference
+        self.pool = ThreadPoolExecutor(max(1, settings.data.workers))
+
+    def __call__(self, items: Sequence[Item], draws: Sequence[int]) -> list[Tensor]:
+        """One (B, D_j) tensor per injected hidden state.
+
+        Args:
+            draws: 0 for the medium as evaluation sees it, 1… for an augmented view, one per item.
+        Raises:
+            EPALMError: a medium cannot be read, or is not in the cache.
+        """
+        if self.cache is not None:
+            return self.cache.batch([(self.cache.key(i.media), d) for i, d in zip(items, draws, strict=True)])
+        assert self.encoder is not None
+        media = torch.stack(list(self.pool.map(self.read, items, draws)))
+        return self.encoder(media, self.layers)
+
+    def read(self, item: Item, draw: int) -> Tensor:
+        """The media tensor of an item."""
+        if draw == 0:
+            return self.recipe(self.recipe.open(item.media))
+        medium = open_augmented(self.recipe, item.media, draw)
+        return augmented(self.recipe, medium, draw, self.reference)
+
+
+def lm_config(settings: Settings) -> LMConfig:
+    """The LM that the settings name, with its sizes read from its own config.
+
+    Raises:
+        EPALMError: it cannot be found or read.
+    """
+    name = settings.model.lm
+    source = str(backbone_dir(name, say)) if name.startswith("starter/") else name
+    try:
+        config = AutoConfig.from_pretrained(source, revision=settings.model.lm_revision)
+    except (OSError, ValueError) as error:
+        raise EPALMError(
+            f"The language model {name} could not be found; check its name and the network ({reason(error)})."
+        ) from error
+    embed = getattr(config, "word_embed_proj_dim", config.hidden_size)
+    return LMConfig(
+        name,
+        config.hidden_size,
+        embed,
+        config.num_hidden_layers,
+        config.model_type,
+        settings.model.lm_revision,
+    )
+
+
+def load_frozen_lm(settings: Settings, device: str) -> tuple[InjectedLM, PreTrainedTokenizerBase]:
+    """The LM in the precision of the training, and its tokenizer."""
+    dtype = PRECISION[settings.optim.precision]
+    lm, tokenizer = load_lm(lm_config(settings), device, dtype, progress=say)
+    if device == "cpu":
+        lm.set_attn_implementation("eager")  # its backward pass is faster than that of the fused one here
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return InjectedLM(lm), tokenizer
+
+
+def new_adapter(settings: Settings, lm: InjectedLM, tokenizer: PreTrainedTokenizerBase) -> Adapter:
+    """An untrained adapter; the same for the same seed.
+
+    With `prompt_text` the soft prompt begins with the embeddings of its words (as far as they fit).
+    """
+    encoder = load_encoder(settings.model.encoder, progress=say, revision=settings.model.encoder_revision)
+    config = settings.adapter_config(lm_config(settings), encoder.widths)
+    torch.manual_seed(settings.optim.seed)
+    adapter = Adapter(config)
+    words = tokenizer(settings.model.prompt_text or "")["input_ids"][: settings.model.prompt_length]
+    if settings.model.prompt_text and adapter.prompt is not None:
+        embedded = lm.lm.get_input_embeddings()(torch.tensor(words, device=lm.device))
+        adapter.prompt.embedding.weight.data[: len(words)] = embedded.float().cpu()
+    return adapter
+
+
+def feature_source(
+    settings: Settings, adapter: Adapter, splits: Sequence[Sequence[Item]], device: str
+) -> Features:
+    """Where the features of these splits come from; refuses a cache that lacks some of them.
+
+    Args:
+        splits: the training split first; only it needs augmented draws.
+    """
+    config, data = adapter.config, settings.data
+    if data.cache is None:
+        encoder = load_encoder(config.encoder.id, torch.float32, device, say, config.encoder.revision)
+        return Features(settings, adapter, None, encoder)
+    folder = Path(data.cache)
+    for split, draws in zip(splits, [data.draws, *[0] * (len(splits) - 1)], strict=True):
+        cache = FeatureCache.open(folder, config.encoder, config.recipe, draws, settings.reference)
+        if absent := cache.missing(item.media for item in split):
+            raise EPALMError(
+                f"The cache {folder} lacks the features of {len(absent)} media, such as {absent[0]}: run "
+                "`python -m train features` with the same settings first, or set data.cache to null."
+            )
+    cache = FeatureCache.open(folder, config.encoder, config.recipe, data.draws, settings.reference)
+    return Features(settings, adapter, cache, None)
+
+
+def split_items(settings: Settings, split: str) -> list[Item]:
+    """The items of the split named "train", "val" or "test"."""
+    path = getattr(settings.data, split)
+    if path is None:
+        raise EPALMError(f"The settings name no {split} split: set data.{split} to its manifest.")
+    return load_manifest(Path(path))
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,217 @@
+"""The YAML file of a training: small typed dataclasses; unknown keys are errors naming the closest valid one.
+
+settings = load_settings(Path("train/configs/image/coco-caption-opt-2.7b.yaml"), ["optim.lr=1e-4"])
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from epalm import audio, image, video
+from epalm.config import (
+    AdapterConfig,
+    EncoderConfig,
+    GenerationConfig,
+    InjectionConfig,
+    LMConfig,
+    PromptConfig,
+    TaskConfig,
+    from_dict,
+)
+from epalm.errors import EPALMError, reason
+from train.datasets import find_dataset
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "image": image.RECIPES,
+    "video": video.RECIPES,
+    "audio": audio.RECIPES,
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """The adapter's shape and its frozen parts; sizes are read from the parts themselves."""
+
+    lm: str  # hub id, folder or starter backbone
+    encoder: str
+    recipe: str  # name of a preprocessing recipe of the modality
+    feature_layers: tuple[int, ...]  # of the encoder, one per injected hidden state
+    start_layer: int  # first LM layer whose row 0 is overwritten
+    end_layer: int  # first LM layer after the range
+    mask: Literal["causal", "reference"] = "causal"
+    shared_connector: bool = False
+    prompt_length: int = 10  # 0: no soft prompt
+    prompt_mlp: bool = True
+    lm_revision: str | None = None
+    encoder_revision: str | None = None
+    prompt_text: str | None = None  # the soft prompt starts as the embedding of these words
+
+
+@dataclass(frozen=True)
+class Data:
+    """Manifests and the cache of features."""
+
+    dataset: str  # a benchmark's name, which fixes task, modality and metrics
+    train: str
+    val: str
+    test: str | None = None
+    cache: str | None = None  # None encodes the media in every epoch
+    draws: int = 0  # augmented views per medium that training draws from; 0 = the medium as it is
+    workers: int = 4
+
+
+@dataclass(frozen=True)
+class Optim:
+    """Optimisation. In `reference` mode groups, schedule and loss are the original's."""
+
+    epochs: int
+    batch: int  # items per process and forward pass
+    lr: float  # of the connectors
+    prompt_lr: float
+    min_lr: float = 0.0
+    warmup_lr: float = 0.0
+    warmup: int = 0  # optimizer steps; in `reference` mode blocks of 100 iterations of the first epoch
+    weight_decay: float = 0.02
+    accumulate: int = 1  # forward passes per optimizer step
+    clip: float | None = 1.0  # largest gradient norm
+    precision: Literal["no", "fp16", "bf16"] = "no"
+    seed: int = 42
+    save_every: int = 200  # optimizer steps
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How often and on how much a training is evaluated."""
+
+    batch: int = 16
+    limit: int | None = None  # items of the validation split that choose the best epoch
+    text_only: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole training."""
+
+    model: Model
+    task: TaskConfig
+    data: Data
+    optim: Optim
+    generation: GenerationConfig
+    out: str  # run folder
+    evaluation: Evaluation = Evaluation()
+    reference: bool = False  # the original's optimizer groups, schedule, loss and dropout
+    limit: float = 1.0  # fraction of the training items, the same for the same seed
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    paper: dict[str, float] = field(default_factory=dict)  # the paper's numbers, as fractions
+
+    def __post_init__(self) -> None:
+        dataset = find_dataset(self.data.dataset)
+        if (self.task.name, self.task.modality) != (dataset.task, dataset.modality):
+            raise EPALMError(
+                f"{dataset.name} is {dataset.modality} {dataset.task}, but the settings' task is "
+                f"{self.task.modality} {self.task.name}."
+            )
+        if self.model.recipe not in RECIPES[self.task.modality]:
+            known = ", ".join(RECIPES[self.task.modality])
+            raise EPALMError(
+                f"There is no {self.task.modality} recipe {self.model.recipe!r}; known are {known}."
+            )
+        if not 0 < self.limit <= 1:
+            raise EPALMError(f"limit is {self.limit}, but it must be a fraction above 0 and up to 1.")
+        for name in ("epochs", "batch", "accumulate", "save_every"):
+            if getattr(self.optim, name) < 1:
+                raise EPALMError(f"optim.{name} must be at least 1, but it is {getattr(self.optim, name)}.")
+
+    @property
+    def recipe(self) -> Any:
+        """The preprocessing."""
+        return RECIPES[self.task.modality][self.model.recipe]
+
+    def adapter_config(self, lm: LMConfig, widths: Sequence[int]) -> AdapterConfig:
+        """What the adapter's config.json will say.
+
+        Args:
+            lm: the LM and its sizes.
+            widths: of the encoder's features, one per layer.
+        """
+        model = self.model
+        layers = model.feature_layers
+        return AdapterConfig(
+            lm=lm,
+            encoder=EncoderConfig(
+                model.encoder, layers, tuple(widths[layer] for layer in layers), model.encoder_revision
+            ),
+            injection=InjectionConfig(model.start_layer, model.end_layer, mask=model.mask),
+            prompt=PromptConfig(model.prompt_length, model.prompt_mlp) if model.prompt_length else None,
+            task=self.task,
+            generation=self.generation,
+            recipe=self.recipe.to_dict(),
+            shared_connector=model.shared_connector,
+            description=f"{find_dataset(self.data.dataset).title}, trained with this project",
+        )
+
+
+def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
+    """Read a YAML file.
+
+    Args:
+        overrides: "a.b=value", with the value in YAML.
+
+    Raises:
+        EPALMError: no such file, no YAML, unknown or missing keys, values of another type.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EPALMError(f"The settings {path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise EPALMError(f"{path} is no valid YAML ({reason(error)}).") from error
+    if not isinstance(content, dict):
+        raise EPALMError(f"{path} must have named settings, such as `model:`, but it has {content!r}.")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise EPALMError(f"--set {override!r} is no setting: write it as optim.lr=1e-4.")
+        *parents, last = key.strip().split(".")
+        place = content
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise EPALMError(f"--set {override!r}: {parent!r} is a value and has no settings in it.")
+        place[last] = number(yaml.safe_load(value))
+    return from_dict(Settings, numbers(content), str(path))
+
+
+def numbers(value: Any) -> Any:
+    """YAML's strings that are numbers (1e-4, which YAML 1.1 takes for text) as numbers, all the way down."""
+    if isinstance(value, dict):
+        return {key: numbers(part) for key, part in value.items()}
+    return [numbers(part) for part in value] if isinstance(value, list) else number(value)
+
+
+def number(value: Any) -> Any:
+    """ "2e-5" -> 2e-05; other values as they are."""
+    if isinstance(value, str) and value[:1].isdigit() and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def save_settings(settings: Settings, path: Path) -> None:
+    """Write all settings, defaults included."""
+    plain = _plain(dataclasses.asdict(settings))
+    path.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, tuple | list) else value
