@@ -2,8 +2,14 @@
 
 import json
 import math
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -34,8 +40,6 @@ def tiny_ast(tmp_path_factory) -> str:
 
 def run(*arguments: str | Path) -> int:
     """`python -m train` in this process."""
-    import sys
-    from unittest.mock import patch
 
     with patch.object(sys, "argv", ["train", *map(str, arguments)]):
         return main()
@@ -321,3 +325,56 @@ def test_only_the_answer_is_learned_but_in_reference_mode_all_of_the_text(tiny_m
     assert torch.equal(labels == -100, mask == 0)
     assert mask[0, 0] == 1  # padded on the right
     assert ids[1].tolist() == text.ids("".join(pairs[1]))
+
+
+# Processes
+
+
+def command(*arguments: str | Path, processes: int = 1) -> list[str]:
+    """`python -m train` in processes of its own."""
+    start = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "-m"]
+    return [*(start if processes > 1 else [sys.executable, "-m"]), "train", *map(str, arguments)]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_at_any_moment_and_resumed_it_ends_the_same(gqa, tmp_path, processes):
+    """Kill -9 again and again; two processes take half of every batch each."""
+    out = tmp_path / "run"
+    batch = f"optim.batch={4 // processes}"
+    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    fit = command("fit", gqa, "--resume", "--set", f"out={out}", "--set", batch, processes=processes)
+    rng, kills = random.Random(processes), 0
+    while not (out / "cost.json").exists():
+        process = subprocess.Popen(
+            fit, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        before = log_length(out)
+        while process.poll() is None and kills < 2:
+            if log_length(out) > before:  # some steps were taken
+                time.sleep(rng.uniform(0, 0.1))
+                os.killpg(process.pid, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.01)
+        _, problem = process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), problem.decode()[-2000:]
+    torch.testing.assert_close(losses(out), losses(gqa.parent / "run"), rtol=1e-5, atol=1e-6)
+
+
+def log_length(out: Path) -> int:
+    log = out / "log.jsonl"
+    return log.stat().st_size if log.exists() else 0
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(gqa, tmp_path):
+    out = tmp_path / "run"
+    fit = command("fit", gqa, "--set", f"out={out}", "--set", "optim.epochs=500")
+    process = subprocess.Popen(fit, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    while log_length(out) == 0 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "go on with --resume" in said.decode()
+    state = torch.load(out / "checkpoint.pt", weights_only=True)
+    assert state["progress"]["step"] == len(losses(out))
