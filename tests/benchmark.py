@@ -1,7 +1,8 @@
 """What the starter costs on this machine: `make benchmark` prints the numbers of the README's cost table.
 
-Starts the demo as a user does, waits for its page, sends the example pictures through its API, and reads the
-process' peak memory; then compares decoding with and without the cache in one process.
+Starts the demo as a user does, waits for its page, sends the example pictures, videos and sounds through its
+API, and reads the process' peak memory; then compares decoding with and without the cache in one process, and
+the memory of all adapters with that of one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from gradio_client import Client, handle_file
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "assets" / "examples").glob("*.jpg"))
+OTHERS = {"video": "*.mp4", "audio": "*.flac"}
 
 
 def free_port() -> int:
@@ -63,6 +65,17 @@ def demo(model: str) -> None:
         for name, call in (("warm caption", caption), ("warm answer", ask)):
             seconds = [timed(call, path) for path in EXAMPLES * 3]
             print(f"{name}, median of {len(seconds):2d}          {statistics.median(seconds):6.2f} s")
+        for modality, pattern in OTHERS.items():
+            paths = sorted((ROOT / "assets" / "examples").glob(pattern))
+
+            def other(path: Path, endpoint: str = f"/caption_{modality}") -> None:
+                client.predict(handle_file(path), api_name=endpoint)
+
+            other(paths[0])
+            seconds = [timed(other, path) for path in paths * 3]
+            print(
+                f"warm {modality} caption, median of {len(seconds):2d}   {statistics.median(seconds):6.2f} s"
+            )
         status = Path(f"/proc/{process.pid}/status").read_text()
         peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
         print(f"peak memory of the demo           {int(peak.split()[1]) / 1e6:6.2f} GB")
@@ -100,9 +113,41 @@ def decoding(model: str) -> None:
     )
 
 
+LOAD = """
+import gc, sys
+from epalm import EPALM
+model = EPALM.from_pretrained(sys.argv[1], device="cpu")
+gc.collect()
+print(int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6)
+"""
+
+
+def memory() -> None:
+    """Resident memory after loading all of the starter's adapters, and after loading each one alone."""
+
+    def loaded(name: str) -> float:
+        sizes = []
+        for _ in range(3):
+            result = subprocess.run(
+                [sys.executable, "-c", LOAD, name], cwd=ROOT, capture_output=True, text=True, check=True
+            )
+            sizes.append(float(result.stdout))
+        return statistics.median(sizes)
+
+    everything = loaded("starter")
+    print(f"all adapters in one process       {everything:6.0f} MB")
+    for folder in sorted((ROOT / "assets" / "starter").glob("*/")):
+        alone = loaded(str(folder))
+        print(
+            f"  {folder.name:<14} alone            {alone:6.0f} MB, all cost {everything - alone:.0f} MB more"
+        )
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="starter")
     arguments = parser.parse_args()
     demo(arguments.model)
+    if arguments.model == "starter":
+        memory()
     decoding(arguments.model)
