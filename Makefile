@@ -1,7 +1,7 @@
 # make demo     the page on http://127.0.0.1:7860, here with options:  make demo ARGS="--model vqa-opt-2.7b --port 8000"
 # make test     style, types and tests
 # make setup    only install, into .venv
-# make starter  rebuild assets/starter from Debian's labelled pictures (hours on a CPU; needs apt-get)
+# make starter  rebuild assets/starter (hours on a CPU; needs apt-get, fluidsynth and espeak-ng)
 # make benchmark  what the starter costs on this machine
 #
 # Needs python3 (3.11 or newer) with pip or venv. A stamp in .venv says what is installed, so that the second

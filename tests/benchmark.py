@@ -113,23 +113,29 @@ def decoding(model: str) -> None:
     )
 
 
-LOAD = """
+USE = """
 import gc, sys
-from epalm import EPALM
+from pathlib import Path
+from epalm import EPALM, Request
 model = EPALM.from_pretrained(sys.argv[1], device="cpu")
+for name, adapter in model.adapters.items():
+    task = adapter.config.task
+    suffix = {"image": "jpg", "video": "mp4", "audio": "flac"}[task.modality]
+    example = sorted(Path("assets/examples").glob(f"*.{suffix}"))[0]
+    model.generate([Request(example, "what is this?" if task.name == "qa" else None, name)])
 gc.collect()
 print(int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6)
 """
 
 
 def memory() -> None:
-    """Resident memory after loading all of the starter's adapters, and after loading each one alone."""
+    """Resident memory after loading and using all of the starter's adapters, and each one alone."""
 
     def loaded(name: str) -> float:
         sizes = []
         for _ in range(3):
             result = subprocess.run(
-                [sys.executable, "-c", LOAD, name], cwd=ROOT, capture_output=True, text=True, check=True
+                [sys.executable, "-c", USE, name], cwd=ROOT, capture_output=True, text=True, check=True
             )
             sizes.append(float(result.stdout))
         return statistics.median(sizes)

@@ -18,6 +18,7 @@ from train.starter import clip_data, sound_data
 from train.starter.clip_data import ClipData
 from train.starter.distil import WIDE, ClassifierSampler
 from train.starter.examples import Thing
+from train.starter.probe import accuracy
 from train.starter.sound_data import SoundData
 from train.starter.sound_features import augmented, choose_pairs, in_sequence, load
 
@@ -192,3 +193,13 @@ def test_sounds_are_loaded_at_the_encoders_rate_with_a_peak_of_one(tmp_path):
     wave = load(tmp_path / "a.wav")
     assert wave.shape == (1, RATE)
     assert wave.abs().max().item() == pytest.approx(1)
+
+
+def test_the_probe_reads_off_what_is_linearly_there():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 3
+    centres = torch.eye(3).repeat_interleave(4, 1)  # (3, 12)
+    clear = centres[labels] + 0.1 * torch.randn(300, 12, generator=generator)
+    noise = torch.randn(300, 12, generator=generator)
+    score = [accuracy(x[:200], labels[:200], x[200:], labels[200:], 30.0) for x in (clear, noise)]
+    assert score[0] == 1 and score[1] < 0.5

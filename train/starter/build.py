@@ -121,15 +121,18 @@ PLANS = (
         SOUNDS,
         audio.RECIPES["starter"].to_dict(),
         "Listen to the recording. Say in a few words what you hear.",
-        (Stage("audio-caption", Schedule(steps=450, lr=3e-3, prompt_lr=3e-3), 40, MILD),),
+        (
+            Stage("audio-caption", Schedule(steps=450, lr=3e-3, prompt_lr=3e-3), 40, MILD),
+            Stage("audio-caption-wide", Schedule(steps=150, lr=1.5e-3, prompt_lr=1e-3, warmup=20), 40, WIDE),
+        ),
     ),
     Plan(
         sound_data.QA,
         SOUNDS,
         audio.RECIPES["starter"].to_dict(),
         "Listen to the recording and answer the question in a few words.",
-        (Stage("audio-qa", Schedule(steps=250, lr=1.5e-3, prompt_lr=3e-3), 40, MILD),),
-        starts_from="audio-caption",
+        (Stage("audio-qa", Schedule(steps=200, lr=1.5e-3, prompt_lr=3e-3), 40, WIDE),),
+        starts_from="audio-caption-wide",
     ),
 )
 

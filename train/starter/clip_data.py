@@ -48,7 +48,7 @@ class ClipData:
 
     Attributes:
         rows: of clips.jsonl.
-        seen: (N, 1280) the mean over frames, changes: (N, 175).
+        frames: (N, 8, 1280), seen: (N, 1280) their mean, changes: (N, 175).
         scales: (mean, std) of the feature of every token.
     """
 
@@ -56,7 +56,8 @@ class ClipData:
         self.rows = [json.loads(line) for line in (work / "clips.jsonl").read_text().splitlines()]
         tensors = load_file(work / "clips.safetensors")
         self.pictures = pictures
-        self.seen, self.changes = tensors["frames"].float().mean(1), tensors["changes"]
+        self.frames, self.changes = tensors["frames"], tensors["changes"]
+        self.seen = self.frames.float().mean(1)
         self.things = [
             Thing((row["caption"],), frozenset([*row["words"], row["label"]]), row["category"])
             for row in self.rows

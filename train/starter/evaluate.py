@@ -19,6 +19,7 @@ from train.starter import clip_data, sound_data
 from train.starter.clip_data import ClipData
 from train.starter.data import TOKENS, StarterData, held_out
 from train.starter.examples import IS_IT, KIND, WHAT, category_phrase
+from train.starter.probe import motion_lines
 from train.starter.sound_data import SoundData
 
 MEDIA = {"image": "pictures", "video": "clips", "audio": "sounds"}
@@ -264,6 +265,9 @@ def report(model: EPALM, data: dict[str, Any], photos: Path, file: Path) -> None
         drawn = random.Random(0).sample(failed, min(12, len(failed)))
         lines += [f"| {name} | {label} | {_cell(text)} |" for name, label, text in drawn]
         lines.append("")
+        if modality == "video":
+            lines += ["Two ways of showing time to the language model were compared:", ""]
+            lines += [*motion_lines(of_modality), ""]
     lines += photo_lines(model, data["image"], photos)
     lines += real_lines(model)
     written = file.read_text(encoding="utf-8") if file.exists() else ""

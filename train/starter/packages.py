@@ -41,8 +41,8 @@ def fetch_deb(package: str, into: Path, version: str | None = None) -> Path:
     for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
             raise EPALMError(
-                f"The pictures come in Debian packages, but this system has no {program}: build the starter "
-                "adapters on Debian or Ubuntu, or in a container of either."
+                f"The starter learns from Debian packages, but this system has no {program}: build its adapters "
+                "on Debian or Ubuntu, or in a container of either."
             )
     into.mkdir(parents=True, exist_ok=True)
     pattern = f"{package}_{version or '*'}_*.deb"

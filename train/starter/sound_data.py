@@ -72,7 +72,11 @@ class SoundData:
         ]
 
     def batches(self, text: TaskText, size: int, spread: Spread) -> Callable[[int], Batch]:
-        """The batch of a step: three quarters single sounds, the rest one after another."""
+        """The batch of a step: three quarters single sounds, the rest one after another.
+
+        Args:
+            spread: `mix` is the largest share of another sound that each one gets.
+        """
         # Most labels of things other than instruments have one or two recordings.
         weights = rarity([self.rows[i]["label"] for i in self.train], power=0.7)
 
@@ -82,7 +86,10 @@ class SoundData:
             pairs = rng.choices(self.train_pairs, k=size // 4)
             single = rng.choices(self.train, weights, k=size - len(pairs))
             views = [rng.randrange(self.single.shape[1]) for _ in single]
-            features = self.features(torch.cat([self.single[single, views], self.pair[pairs]]))
+            raw = torch.cat([self.single[single, views], self.pair[pairs]]).float()
+            other = raw[torch.randperm(size, generator=generator)]
+            raw = raw + spread.mix * torch.rand(size, 1, 1, generator=generator) * (other - raw)
+            features = self.features(raw)
             features = [f + NOISE * torch.randn(f.shape, generator=generator) for f in features]
             heard = [[i] for i in single] + [self.parts[i] for i in pairs]
             return make_batch(features, [self.example(parts, text.task.name, rng) for parts in heard], text)
