@@ -77,6 +77,8 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
 
         text = attention_mask.cumsum(1) * attention_mask - 1  # (B, T_all), -1 = padding
         hidden = self.family.embed(self.lm, None if seen else prompt, input_ids, text[:, seen:])
+        if self.lm.training:  # as OPT was once trained, and the original trains; the library leaves it out
+            hidden = torch.nn.functional.dropout(hidden, getattr(self.lm.config, "dropout", 0.0))
         ahead = torch.arange(1 + prompt_len, device=text.device).expand(text.shape[0], -1)
         rows_at = torch.cat([ahead, text.clamp(min=0) + 1 + prompt_len], dim=1)  # (B, 1 + P + T_all)
 

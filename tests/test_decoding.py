@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny import INJECTIONS, VOCAB, WIDTH, injection, tiny_lm
 
+from epalm import EPALM
 from epalm.config import GenerationConfig
 
 FAMILIES = ("opt", "opt post-norm", "llama")
@@ -93,3 +94,20 @@ def test_half_precision_runs_with_padding_and_without_prompt():
         mask[1, :2] = 0
         logits = lm(ids, mask, None, tokens, config).logits
         assert logits.dtype == dtype and logits.isfinite().all()
+
+
+def test_dropout_acts_on_the_embeddings_in_training_only(tiny_opt_dir):
+    model = EPALM.from_pretrained(tiny_opt_dir, device="cpu")
+    lm, ids = model.lm, torch.tensor([[5, 6, 7, 8]])
+    calm = lm(ids).logits
+    assert torch.equal(calm, lm(ids).logits)
+    lm.lm.config.dropout = 0.5
+    for module in lm.lm.modules():  # the layers' own dropout stays off: what differs is the embeddings'
+        if hasattr(module, "dropout") and isinstance(module.dropout, float):
+            module.dropout = 0.0
+    lm.lm.train()
+    torch.manual_seed(0)
+    first, second = lm(ids).logits, lm(ids).logits
+    lm.lm.eval()
+    assert not torch.allclose(first, second)
+    torch.testing.assert_close(lm(ids).logits, calm)

@@ -20,7 +20,8 @@ from train.manifest import Item, save_manifest
 
 FOLDER = Path(__file__).parent.parent / "assets" / "example"
 SIDE, FINER = 160, 4  # pixels of a picture, and how many times larger it is drawn
-COLOURS = {
+COLOURS = {"white": "#f8f8f8", "black": "#181818"}  # of the things
+BACKGROUNDS = {
     "red": "#d62020",
     "orange": "#f28a1c",
     "yellow": "#f5d820",
@@ -29,14 +30,7 @@ COLOURS = {
     "purple": "#8632a8",
     "pink": "#f59ac0",
     "brown": "#7a4a22",
-    "white": "#f8f8f8",
-    "black": "#181818",
 }
-BACKGROUNDS = tuple(c for c in COLOURS if c not in ("white","black"))
-INKS = ("white", "black")  # of the things
-COUNTS = ("a", "two", "three")
-EVERY = 4  # of so many pairs of thing and colour, one is held out
-PICTURES = {"train": 5, "val": 3, "test": 6}  # per pair
 
 Outline = list[tuple[float, float]]  # corners; x and y (downwards) go from -1 to 1
 
@@ -103,15 +97,15 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        things = self.thing if self.count == 1 else f"{self.thing}s"
-        article = COUNTS[self.count - 1]
-        return f"{article} {self.colour} {things} on a{'n' * (self.background == 'orange')} {self.background} background"
+        things = (f"a {self.colour} {self.thing}", f"two {self.colour} {self.thing}s", f"three {self.colour} {self.thing}s")
+        article = "an" if self.background == "orange" else "a"
+        return f"{things[self.count - 1]} on {article} {self.background} background"
 
 
 def draw(scene: Scene, chance: random.Random) -> Image.Image:
     """A picture of a scene: place, size and a slight turn are left to chance."""
     whole = SIDE * FINER
-    image = Image.new("RGB", (whole, whole), COLOURS[scene.background])
+    image = Image.new("RGB", (whole, whole), BACKGROUNDS[scene.background])
     pen = ImageDraw.Draw(image)
     radius = whole * (0.36, 0.2, 0.19)[scene.count - 1]
     for x, y in places(scene.count, chance):
@@ -132,15 +126,19 @@ def places(count: int, chance: random.Random) -> Iterator[tuple[float, float]]:
 
 
 def scenes() -> dict[str, list[Scene]]:
-    """The scenes of every split; background and count of each are left to chance."""
-    chance = random.Random(0)
-    found: dict[str, list[Scene]] = {split: [] for split in PICTURES}
+    """The scenes of every split. Of every pair of thing and background two counts are trained, and the third
+    one is held out."""
+    found: dict[str, list[Scene]] = {"train": [], "val": [], "test": []}
     for i, thing in enumerate(THINGS):
         for j, background in enumerate(BACKGROUNDS):
-            split = {0: "test", EVERY: "val"}.get((i + j) % (2 * EVERY), "train")
-            free = [(ink, count) for ink in INKS for count in (1, 2, 3)]
-            for ink, count in chance.sample(free, PICTURES[split]):
-                found[split].append(Scene(thing, ink, background, count))
+            for count in (1, 2, 3):
+                both = [Scene(thing, colour, background, count) for colour in COLOURS]
+                if count != 1 + (i + j) % 3:
+                    found["train"] += both
+                elif (i + j) % 4 == 0:
+                    found["val"] += both
+                else:
+                    found["test"].append(both[j % 2])
     return found
 
 

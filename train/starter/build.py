@@ -131,7 +131,7 @@ PLANS = (
         SOUNDS,
         audio.RECIPES["starter"].to_dict(),
         "Listen to the recording and answer the question in a few words.",
-        (Stage("audio-qa", Schedule(steps=200, lr=1.5e-3, prompt_lr=3e-3), 40, WIDE),),
+        (Stage("audio-qa", Schedule(steps=120, lr=1.5e-3, prompt_lr=3e-3, warmup=20), 40, WIDE),),
         starts_from="audio-caption-wide",
     ),
 )

@@ -41,7 +41,7 @@ def fetch_deb(package: str, into: Path, version: str | None = None) -> Path:
     for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
             raise EPALMError(
-                f"The starter learns from Debian packages, but this system has no {program}: build its adapters "
+                f"The starter learns from Debian packages, but this system has no {program}: build it "
                 "on Debian or Ubuntu, or in a container of either."
             )
     into.mkdir(parents=True, exist_ok=True)
