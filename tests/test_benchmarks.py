@@ -19,6 +19,7 @@ from transformers import ASTConfig, ASTModel
 
 import app
 from epalm import EPALM, EPALMError
+from epalm.adapter import Adapter
 from train.__main__ import main
 from train.datasets import DATASETS
 from train.fit import answer_batch, choose_answer, limited, reference_batch
@@ -210,6 +211,16 @@ def test_evaluation_goes_on_after_a_torn_line(gqa, tmp_path):
     assert (out / "predictions-test.jsonl").read_bytes() == whole
 
 
+def test_another_adapter_is_evaluated_afresh(gqa):
+    out = gqa.parent / "run"
+    assert run("evaluate", gqa, "--no-java") == 0
+    before = (out / "predictions-test.jsonl").read_text()
+    untrained = Adapter(Adapter.load(out / "best").config)
+    untrained.save(gqa.parent / "untrained")
+    assert run("evaluate", gqa, "--no-java", "--model", gqa.parent / "untrained") == 0
+    assert (out / "predictions-test.jsonl").read_text() != before
+
+
 def test_features_that_are_not_encoded_are_asked_for(gqa, tmp_path, capsys):
     assert run("fit", gqa, "--set", f"data.cache={tmp_path}", "--set", f"out={tmp_path / 'run'}") == 2
     assert "python -m train features" in capsys.readouterr().err
@@ -230,8 +241,13 @@ def test_a_value_of_another_type_is_refused(gqa):
         load_settings(gqa, ["optim.epochs=many"])
 
 
-def test_numbers_with_an_exponent_are_numbers(gqa):
-    assert load_settings(gqa, ["optim.lr=2e-5"]).optim.lr == 2e-5
+@pytest.mark.parametrize(("text", "value"), [("2e-5", 2e-5), ("1.5E3", 1500.0), (".5", 0.5), ("3", 3.0)])
+def test_numbers_are_numbers_with_an_exponent_too(gqa, text, value):
+    assert load_settings(gqa, [f"optim.lr={text}"]).optim.lr == value
+
+
+def test_no_is_a_word(gqa):
+    assert load_settings(gqa, ["optim.precision=no"]).optim.precision == "no"
 
 
 def test_limited_items_are_the_same_and_nested():
@@ -244,7 +260,7 @@ def test_limited_items_are_the_same_and_nested():
 # The optimizer
 
 
-def adapter(tiny_model_dir: Path) -> torch.nn.Module:
+def adapter_of(tiny_model_dir: Path) -> torch.nn.Module:
     model = EPALM.from_pretrained(tiny_model_dir, device="cpu")
     return model.adapters["image-caption"]
 
@@ -270,7 +286,7 @@ def test_reference_learning_rates_equal_the_recorded_ones(name, tiny_model_dir):
     recorded = RECORDED[name]
     optim = optim_of(recorded)
     task = "qa" if name.startswith("qa") else "caption"
-    groups = parameter_groups(adapter(tiny_model_dir), optim, task, reference=True)
+    groups = parameter_groups(adapter_of(tiny_model_dir), optim, task, reference=True)
     per_epoch = recorded["iterations_per_epoch"]
     for row in recorded["trace"]:
         step = row["epoch"] * per_epoch + row["from_iteration"]
@@ -280,7 +296,7 @@ def test_reference_learning_rates_equal_the_recorded_ones(name, tiny_model_dir):
 
 def test_the_default_warms_both_rates_up_and_lowers_them(tiny_model_dir):
     optim = Optim(epochs=2, batch=1, lr=1e-3, prompt_lr=1e-2, warmup=4, min_lr=1e-4)
-    groups = parameter_groups(adapter(tiny_model_dir), optim, "caption", reference=False)
+    groups = parameter_groups(adapter_of(tiny_model_dir), optim, "caption", reference=False)
     rates = [learning_rates(groups, optim, False, step, 10) for step in range(20)]
     by_name = {group.names[0].split(".")[0]: [rate[i] for rate in rates] for i, group in enumerate(groups)}
     assert by_name["connector"][:4] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3])
@@ -292,7 +308,7 @@ def test_the_default_warms_both_rates_up_and_lowers_them(tiny_model_dir):
 
 
 def test_every_trained_parameter_is_in_one_group(tiny_model_dir):
-    module = adapter(tiny_model_dir)
+    module = adapter_of(tiny_model_dir)
     trained = sorted(name for name, p in module.named_parameters() if p.requires_grad)
     for task in ("caption", "qa"):
         for reference in (True, False):

@@ -7,7 +7,9 @@ share the items, each once, and the metrics are computed over all of them togeth
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +22,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm import tqdm
 
-from epalm.adapter import Adapter
+from epalm.adapter import CONFIG, WEIGHTS, Adapter
 from epalm.config import AdapterConfig
 from epalm.decoding import InjectedLM
 from epalm.errors import EPALMError
@@ -228,9 +230,12 @@ def evaluate(settings: Settings, split: str, model: Path, blind: bool, text_only
     features = feature_source(settings, adapter, [[], items], device)
     out, begun = Path(settings.out), time.monotonic()
 
+    made_with = fingerprint(model, items)
+
     def run(seeing: Seeing) -> Scores:
         name = f"predictions-{split}" if seeing == "own" else f"{seeing.replace(' ', '-')}-{split}"
         with_java = java and seeing == "own"
+        forget_others(accelerator, out / name, made_with)
         return evaluate_split(
             accelerator, lm, text, adapter, features, items, settings, with_java, seeing, out / name
         )
@@ -251,6 +256,25 @@ def evaluate(settings: Settings, split: str, model: Path, blind: bool, text_only
         for name, why in scores.absent.items():
             say(f"{name} is missing: {why}")
     return scores
+
+
+def fingerprint(model: Path, items: Sequence[Item]) -> str:
+    """What predictions depend on: the adapter with its decoding defaults, and the items."""
+    parts = hashlib.sha256()
+    for name in (WEIGHTS, CONFIG):
+        parts.update((model / name).read_bytes())
+    parts.update(repr(items).encode(errors="surrogateescape"))
+    return parts.hexdigest()
+
+
+def forget_others(accelerator: Accelerator, record: Path, made_with: str) -> None:
+    """Remove kept predictions that another adapter made, or other items' ones."""
+    note = record / "made-with.txt"
+    if accelerator.is_main_process and (not note.exists() or note.read_text() != made_with):
+        shutil.rmtree(record, ignore_errors=True)
+        record.mkdir(parents=True)
+        note.write_text(made_with)
+    accelerator.wait_for_everyone()
 
 
 def check_adapter(found: AdapterConfig, settings: Settings, model: Path) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 
 from epalm.errors import EPALMError
 from epalm.results import Results
-from train.datasets import DATASETS, Dataset, Files, find_dataset
+from train.datasets import DATASETS, Dataset, Files
 from train.manifest import Item, save_manifest, write_atomic
 
 PLURAL = {"image": "pictures", "video": "videos", "audio": "sounds"}
@@ -96,7 +96,7 @@ def wrapped(text: str, indent: str = "  ") -> str:
 def run(arguments: argparse.Namespace) -> None:
     if arguments.workers < 1:
         raise EPALMError(f"--workers is {arguments.workers}, but at least one process has to do the work.")
-    dataset = find_dataset(arguments.dataset)
+    dataset = DATASETS[arguments.dataset]
     out = arguments.out or Path("data") / dataset.name
     report = prepare(
         dataset, arguments.source, out, arguments.media, not arguments.no_check, arguments.workers

@@ -6,6 +6,7 @@ settings = load_settings(Path("train/configs/image/coco-caption-opt-2.7b.yaml"),
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,7 +168,7 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
         EPALMError: no such file, no YAML, unknown or missing keys, values of another type.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise EPALMError(f"The settings {path} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -184,25 +185,24 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise EPALMError(f"--set {override!r}: {parent!r} is a value and has no settings in it.")
-        place[last] = number(yaml.safe_load(value))
-    return from_dict(Settings, numbers(content), str(path))
+        place[last] = yaml.load(value, Loader)
+    return from_dict(Settings, content, str(path))
 
 
-def numbers(value: Any) -> Any:
-    """YAML's strings that are numbers (1e-4, which YAML 1.1 takes for text) as numbers, all the way down."""
-    if isinstance(value, dict):
-        return {key: numbers(part) for key, part in value.items()}
-    return [numbers(part) for part in value] if isinstance(value, list) else number(value)
+class Loader(yaml.SafeLoader):
+    """YAML 1.2's plain values: `no` is a word and 1e-4 a number, which YAML 1.1 takes the other way round."""
 
 
-def number(value: Any) -> Any:
-    """ "2e-5" -> 2e-05; other values as they are."""
-    if isinstance(value, str) and value[:1].isdigit() and "e" in value.lower():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rules if not tag.endswith((":bool", ":float"))]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|false)$"), list("tf"))
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$"),
+    list("-+.0123456789"),
+)
 
 
 def save_settings(settings: Settings, path: Path) -> None:

@@ -1,6 +1,6 @@
-"""The seven benchmarks of the paper: official files -> items per split.
+"""The seven benchmarks of the paper: official files -> items per split. And what own data can be.
 
-dataset = find_dataset("gqa")
+dataset = DATASETS["gqa"]
 files = Files(Path("downloads/gqa"), dataset.modality)
 items = dataset.read(files)["testdev"]
 """
@@ -11,15 +11,16 @@ import difflib
 
 from epalm.errors import EPALMError
 from train.datasets.audiocaps import AUDIOCAPS
-from train.datasets.base import Dataset
+from train.datasets.base import Dataset, Task
 from train.datasets.coco_caption import COCO_CAPTION
 from train.datasets.files import Files
 from train.datasets.gqa import GQA
 from train.datasets.msrvtt_caption import MSRVTT_CAPTION
+from train.datasets.own import OWN
 from train.datasets.video_qa import MSRVTT_QA, MSVD_QA
 from train.datasets.vqa_v2 import VQA_V2
 
-__all__ = ["DATASETS", "Dataset", "Files", "find_dataset"]
+__all__ = ["DATASETS", "Dataset", "Files", "Task", "find_dataset"]
 
 DATASETS = {
     dataset.name: dataset
@@ -27,9 +28,10 @@ DATASETS = {
 }
 
 
-def find_dataset(name: str) -> Dataset:
-    """The benchmark of this name; EPALMError naming the closest one if there is none."""
-    if name not in DATASETS:
-        close = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.0)[0]
-        raise EPALMError(f"{name!r} is no benchmark: did you mean {close}? Known are {', '.join(DATASETS)}.")
-    return DATASETS[name]
+def find_dataset(name: str) -> Task:
+    """The benchmark, or kind of own data, of this name; EPALMError naming the closest one if there is none."""
+    known = DATASETS | OWN
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise EPALMError(f"{name!r} is no benchmark: did you mean {close}? Known are {', '.join(known)}.")
+    return known[name]

@@ -13,15 +13,11 @@ CAPTION_METRICS = ("CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "R
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A benchmark.
+class Task:
+    """What is predicted from what, and how it is scored.
 
     Fields:
         metrics: to report; the first one chooses the best epoch.
-        splits: manifest -> what it holds. Files in the original implementation's form can give others.
-        download: which files are needed and where they are, in one sentence.
-        layout: where the official archives put them; any other folders will do, too.
-        read: the splits that there are files for, each with its items.
     """
 
     name: str
@@ -29,6 +25,19 @@ class Dataset:
     task: Literal["caption", "qa"]
     modality: Literal["image", "video", "audio"]
     metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Dataset(Task):
+    """A benchmark.
+
+    Fields:
+        splits: manifest -> what it holds. Files in the original implementation's form can give others.
+        download: which files are needed and where they are, in one sentence.
+        layout: where the official archives put them; any other folders will do, too.
+        read: the splits that there are files for, each with its items.
+    """
+
     splits: Mapping[str, str]
     download: str
     layout: tuple[str, ...]

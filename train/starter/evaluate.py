@@ -314,8 +314,8 @@ def photo_lines(model: EPALM, data: StarterData, photos: Path) -> list[str]:
 
 
 VOICE = ("man", "woman", "person", "child", "speaking", "voice")
-WIND = ("saxophone", "clarinet", "trumpet", "trombone", "oboe", "flute", "horn", "tuba", "bassoon", "recorder",
-        "brass", "harmonica")  # fmt: skip
+WIND = ("saxophone", "clarinet", "trumpet", "trombone", "oboe", "flute", "horn", "tuba", "bassoon",
+        "recorder", "brass", "harmonica")  # fmt: skip
 REAL = {  # media of gradio's package: what is to be seen or heard, and what names it
     "videos/a.mp4": ("text appearing", ("text", "sign", "writing", "letters", "appearing")),
     "videos/b.mp4": ("the earth turning", ("earth", "globe", "planet", "world", "turning")),
