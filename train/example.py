@@ -1,16 +1,16 @@
-"""The data set of `make example`: drawn things in several colours, on coloured backgrounds.
+"""The data set of `make example`: white and black things on coloured backgrounds, drawn by this script.
 
     python -m train.example      # writes assets/example again, as it ships
 
-Held out are pairs of thing and colour: training sees red stars and green boats, but no red boat. So a caption
-of the test split can only be right if thing and colour were learned separately.
+Of every pair of thing and background two counts are trained and the third one is held out: training sees one
+star and three stars on red, but never two. A caption of the test split can only be right if thing, background
+and count were learned separately.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,12 @@ BACKGROUNDS = {
     "purple": "#8632a8",
     "pink": "#f59ac0",
     "brown": "#7a4a22",
+}
+NUMBERS = {1: "a", 2: "two", 3: "three"}
+CENTRES = {  # of the things, and how large they are; all as fractions of the picture
+    1: ([(0.5, 0.5)], 0.36),
+    2: ([(0.27, 0.4), (0.73, 0.6)], 0.2),
+    3: ([(0.26, 0.28), (0.74, 0.3), (0.5, 0.74)], 0.19),
 }
 
 Outline = list[tuple[float, float]]  # corners; x and y (downwards) go from -1 to 1
@@ -97,41 +103,33 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        things = (f"a {self.colour} {self.thing}", f"two {self.colour} {self.thing}s", f"three {self.colour} {self.thing}s")
+        things = self.thing if self.count == 1 else f"{self.thing}s"
         article = "an" if self.background == "orange" else "a"
-        return f"{things[self.count - 1]} on {article} {self.background} background"
+        return f"{NUMBERS[self.count]} {self.colour} {things} on {article} {self.background} background"
 
 
 def draw(scene: Scene, chance: random.Random) -> Image.Image:
-    """A picture of a scene: place, size and a slight turn are left to chance."""
+    """A picture of a scene: the exact places and sizes, and slight turns, are left to chance."""
     whole = SIDE * FINER
     image = Image.new("RGB", (whole, whole), BACKGROUNDS[scene.background])
     pen = ImageDraw.Draw(image)
-    radius = whole * (0.36, 0.2, 0.19)[scene.count - 1]
-    for x, y in places(scene.count, chance):
-        size = radius * chance.uniform(0.85, 1.1)
-        turn = math.radians(chance.uniform(-12, 12))
+    centres, radius = CENTRES[scene.count]
+    for x, y in centres:
+        x, y = x + chance.uniform(-0.03, 0.03), y + chance.uniform(-0.05, 0.05)
+        size, turn = radius * chance.uniform(0.85, 1.1), math.radians(chance.uniform(-12, 12))
         cos, sin = size * math.cos(turn), size * math.sin(turn)
         for outline in THINGS[scene.thing]:
-            corners = [(x * whole + cos * u - sin * v, y * whole + sin * u + cos * v) for u, v in outline]
+            corners = [(whole * (x + cos * u - sin * v), whole * (y + sin * u + cos * v)) for u, v in outline]
             pen.polygon(corners, COLOURS[scene.colour])
     return image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
-def places(count: int, chance: random.Random) -> Iterator[tuple[float, float]]:
-    """Centres of one, two or three things, as fractions of the picture."""
-    fixed = {1: ((0.5, 0.5),), 2: ((0.27, 0.4), (0.73, 0.6)), 3: ((0.26, 0.28), (0.74, 0.3), (0.5, 0.74))}
-    for x, y in fixed[count]:
-        yield x + chance.uniform(-0.03, 0.03), y + chance.uniform(-0.05, 0.05)
-
-
 def scenes() -> dict[str, list[Scene]]:
-    """The scenes of every split. Of every pair of thing and background two counts are trained, and the third
-    one is held out."""
+    """The scenes of every split."""
     found: dict[str, list[Scene]] = {"train": [], "val": [], "test": []}
     for i, thing in enumerate(THINGS):
         for j, background in enumerate(BACKGROUNDS):
-            for count in (1, 2, 3):
+            for count in NUMBERS:
                 both = [Scene(thing, colour, background, count) for colour in COLOURS]
                 if count != 1 + (i + j) % 3:
                     found["train"] += both
@@ -145,11 +143,11 @@ def scenes() -> dict[str, list[Scene]]:
 def write(folder: Path) -> None:
     """Write pictures and manifests."""
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    for split, rows in scenes().items():
+    for split, parts in scenes().items():
         items = []
-        for number, scene in enumerate(rows):
+        for number, scene in enumerate(parts):
             name = f"pictures/{split}-{number:03d}.jpg"
-            draw(scene, random.Random(f"{split} {number}")).save(folder / name, quality=80)
+            draw(scene, random.Random(name)).save(folder / name, quality=80)
             items.append(Item(f"{number:03d}", name, None, (scene.caption,), {"thing": scene.thing}))
         save_manifest(items, folder / f"{split}.jsonl")
 

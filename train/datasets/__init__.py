@@ -29,7 +29,7 @@ DATASETS = {
 
 
 def find_dataset(name: str) -> Task:
-    """The benchmark, or kind of own data, of this name; EPALMError naming the closest one if there is none."""
+    """The benchmark, or own data, of this name; EPALMError naming the closest one if there is none."""
     known = DATASETS | OWN
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
