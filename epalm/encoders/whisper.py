@@ -15,6 +15,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as Netwo
 from epalm.encoders import Encoder, hub_errors
 
 PARTS = 3  # beginning, middle and end of what can be heard
+STARTER_LAYERS = 3  # the last layer turns sounds into words: instruments are told apart best after the first
 AUDIBLE = 1.5  # below the loudest moment, in the units of the spectrogram: 60 decibels
 
 
@@ -28,7 +29,7 @@ class WhisperEncoder(Encoder):
     modality = "audio"
 
     def __init__(self, network: Network) -> None:
-        super().__init__(network, [PARTS * network.config.d_model] * network.config.encoder_layers)
+        super().__init__(network, [PARTS * network.config.d_model] * len(network.layers))
 
     def features(self, media: Tensor, deepest: int) -> list[Tensor]:
         each = [self.layers(sound[:, audible(sound)], deepest) for sound in media]
@@ -55,8 +56,10 @@ def audible(sound: Tensor) -> slice:
 
 
 def load_starter(backbone: str, progress: Callable[[str], None] | None = None) -> WhisperEncoder:
-    """The starter's sound backbone; made in the local cache on first use."""
+    """The starter's sound backbone, without its last layer; made in the local cache on first use."""
     from epalm.starter import backbone_dir
 
     with hub_errors(backbone):
-        return WhisperEncoder(Network.from_pretrained(backbone_dir(backbone, progress), dtype=torch.float32))
+        network = Network.from_pretrained(backbone_dir(backbone, progress), dtype=torch.float32)
+    network.layers = network.layers[:STARTER_LAYERS]
+    return WhisperEncoder(network)

@@ -21,7 +21,7 @@ from train.starter.words import with_article
 
 CAPTION = TaskConfig("caption", "audio", input="You can hear", output=" {text}.")
 QA = TaskConfig("qa", "audio", input="Question: {question}\nAnswer:", output=" {text}")
-LAYERS = (0, 0, 1, 2)  # of the encoder, a token each; the last layer has heard words and no instruments
+LAYERS = (0, 0, 1, 2)  # of the encoder, a token each
 
 WHAT = (
     "what is this?",
