@@ -312,7 +312,7 @@ def test_killed_and_started_again(damaged_gqa, tmp_path):
     prepare(find_dataset("gqa"), damaged_gqa, tmp_path / "undisturbed", workers=1)
     out, mark = tmp_path / "out", f"PREPARE_TEST={tmp_path}"
     (tmp_path / "slow.py").write_text(
-        "import time, train.prepare\ndef check(path): time.sleep(0.1); return train.prepare.check_image(path)"
+        "import time, train.prepare\ndef check(path): time.sleep(1); return train.prepare.check_image(path)"
     )
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import train.prepare as p, slow, pathlib\n"
