@@ -315,7 +315,8 @@ def test_killed_and_started_again(damaged_gqa, tmp_path):
         "import time, train.prepare\ndef check(path): time.sleep(1); return train.prepare.check_image(path)"
     )
     code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import train.prepare as p, train.datasets as d, slow, pathlib\n"
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import train.prepare as p, train.datasets as d, slow, pathlib\n"
         "p.CHECKS['image'] = slow.check\n"
         f"p.prepare(d.find_dataset('gqa'), pathlib.Path({str(damaged_gqa)!r}), pathlib.Path({str(out)!r}), "
         "workers=2)"
