@@ -117,36 +117,37 @@ USE = """
 import gc, sys
 from pathlib import Path
 from epalm import EPALM, Request
+def resident():
+    gc.collect()
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
 model = EPALM.from_pretrained(sys.argv[1], device="cpu")
+loaded = resident()
 for name, adapter in model.adapters.items():
     task = adapter.config.task
     suffix = {"image": "jpg", "video": "mp4", "audio": "flac"}[task.modality]
     example = sorted(Path("assets/examples").glob(f"*.{suffix}"))[0]
     model.generate([Request(example, "what is this?" if task.name == "qa" else None, name)])
-gc.collect()
-print(int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6)
+print(loaded, resident())
 """
 
 
 def memory() -> None:
-    """Resident memory after loading and using all of the starter's adapters, and each one alone."""
+    """Resident memory with all of the starter's adapters and with each one alone: when they are loaded, and
+    after every adapter has described a file, which counts decoders and their buffers, too."""
 
-    def loaded(name: str) -> float:
-        sizes = []
-        for _ in range(3):
-            result = subprocess.run(
-                [sys.executable, "-c", USE, name], cwd=ROOT, capture_output=True, text=True, check=True
-            )
-            sizes.append(float(result.stdout))
-        return statistics.median(sizes)
-
-    everything = loaded("starter")
-    print(f"all adapters in one process       {everything:6.0f} MB")
-    for folder in sorted((ROOT / "assets" / "starter").glob("*/")):
-        alone = loaded(str(folder))
-        print(
-            f"  {folder.name:<14} alone            {alone:6.0f} MB, all cost {everything - alone:.0f} MB more"
+    def resident(name: str) -> tuple[float, float]:
+        result = subprocess.run(
+            [sys.executable, "-c", USE, name], cwd=ROOT, capture_output=True, text=True, check=True
         )
+        loaded, used = map(float, result.stdout.split())
+        return loaded, used
+
+    loaded, used = resident("starter")
+    print(f"all adapters in one process       {loaded:6.0f} MB loaded, {used:.0f} MB after use")
+    for folder in sorted((ROOT / "assets" / "starter").glob("*/")):
+        one, one_used = resident(str(folder))
+        more = f"all cost {loaded - one:.0f} MB more loaded, {used - one_used:.0f} MB more after use"
+        print(f"  beside {folder.name:<14} alone   {more}")
 
 
 if __name__ == "__main__":
