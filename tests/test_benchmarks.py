@@ -257,6 +257,12 @@ def test_limited_items_are_the_same_and_nested():
     assert {item.id for item in small} < {item.id for item in large}
 
 
+def test_a_tracker_without_its_package_is_refused_before_anything_is_loaded(gqa, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
+    assert run("fit", gqa, "--set", "trackers=[wandb]") == 2
+    assert "pip install wandb" in capsys.readouterr().err
+
+
 # The optimizer
 
 

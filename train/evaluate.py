@@ -30,7 +30,14 @@ from epalm.text import TaskText, pad_left
 from train.datasets import find_dataset
 from train.manifest import Item, write_atomic
 from train.metrics import score_captions, score_labels, score_vqa
-from train.parts import Features, feature_source, load_frozen_lm, say, split_items
+from train.parts import (
+    Features,
+    feature_source,
+    load_frozen_encoder,
+    load_frozen_lm,
+    say,
+    split_items,
+)
 from train.settings import Settings, load_settings
 
 Seeing = Literal["own", "blind", "text only"]  # the item's media, another item's, or none
@@ -224,10 +231,12 @@ def evaluate(settings: Settings, split: str, model: Path, blind: bool, text_only
     device = str(accelerator.device)
     items = split_items(settings, split)
     adapter = Adapter.load(model).to(accelerator.device)
-    lm, tokenizer = load_frozen_lm(settings, device)
-    check_adapter(adapter.config, settings, model)
-    text = TaskText(adapter.config.task, tokenizer)
-    features = feature_source(settings, adapter, [[], items], device)
+    config = adapter.config
+    check_adapter(config, settings, model)
+    lm, tokenizer = load_frozen_lm(settings, config.lm, device)
+    text = TaskText(config.task, tokenizer)
+    encoder = load_frozen_encoder(settings, device) if settings.data.cache is None else None
+    features = feature_source(settings, config, {split: items}, encoder)
     out, begun = Path(settings.out), time.monotonic()
 
     made_with = fingerprint(model, items)
@@ -310,5 +319,5 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     if arguments.batch:
         settings = replace(settings, evaluation=replace(settings.evaluation, batch=arguments.batch))
     model = arguments.model or Path(settings.out) / "best"
-    text_only = arguments.text_only or settings.evaluation.text_only
-    evaluate(settings, arguments.split, model, arguments.blind, text_only, not arguments.no_java)
+    baselines = arguments.blind, arguments.text_only
+    evaluate(settings, arguments.split, model, *baselines, not arguments.no_java)

@@ -36,7 +36,15 @@ from train.evaluate import evaluate_split
 from train.loop import text_batch
 from train.manifest import Item, write_atomic
 from train.optimizer import learning_rates, make_optimizer, parameter_groups
-from train.parts import feature_source, load_frozen_lm, new_adapter, say, split_items
+from train.parts import (
+    feature_source,
+    lm_config,
+    load_frozen_encoder,
+    load_frozen_lm,
+    new_adapter,
+    say,
+    split_items,
+)
 from train.settings import Settings, load_settings, save_settings
 
 REFERENCE_WEIGHT = 0.1  # of the original's loss
@@ -99,10 +107,14 @@ class Training:
         self.val = split_items(settings, "val")[: settings.evaluation.limit]
         self.checkpoint = read_checkpoint(self.out, settings, resume)
 
-        self.lm, self.tokenizer = load_frozen_lm(settings, self.device)
-        self.text = TaskText(settings.task, self.tokenizer)
-        self.adapter = new_adapter(settings, self.lm, self.tokenizer).to(self.accelerator.device)
-        self.features = feature_source(settings, self.adapter, [self.items, self.val], self.device)
+        lm_sizes = lm_config(settings)
+        self.lm, tokenizer = load_frozen_lm(settings, lm_sizes, self.device)
+        encoder = load_frozen_encoder(settings, self.device)
+        config = settings.adapter_config(lm_sizes, encoder.widths)
+        self.text = TaskText(settings.task, tokenizer)
+        self.adapter = new_adapter(settings, config, self.lm, tokenizer).to(self.accelerator.device)
+        splits = {"val": self.val, "train": self.items}
+        self.features = feature_source(settings, config, splits, encoder)
         self.groups = parameter_groups(self.adapter, self.optim, settings.task.name, settings.reference)
         self.optimizer = make_optimizer(self.adapter, self.groups)
         self.model, self.optimizer = self.accelerator.prepare(
@@ -166,8 +178,8 @@ class Training:
         begun = time.monotonic() - self.progress.seconds
         first, first_time = self.progress.step, time.monotonic()
         bar = tqdm(total=self.steps, initial=first, disable=not self.main, unit="step", dynamic_ncols=True)
-        [lm] = (self.lm,)
-        lm.lm.train(self.settings.reference)  # the original's LM drops out in training
+        lm = self.lm.lm
+        lm.train(self.settings.reference)  # the original's LM drops out in training
         with stopping() as stop, bar:
             for step in range(first, self.steps):
                 loss = self.step(step)
@@ -179,9 +191,9 @@ class Training:
                 bar.set_postfix(shown | {"items/s": f"{row['samples_per_s']:.1f}"})
                 self.log(row)
                 if (step + 1) % self.per_epoch == 0:
-                    lm.lm.eval()
+                    lm.eval()
                     self.validate((step + 1) // self.per_epoch, time.monotonic() - begun)
-                    lm.lm.train(self.settings.reference)
+                    lm.train(self.settings.reference)
                     self.save(time.monotonic() - begun)
                 elif (step + 1) % self.optim.save_every == 0:
                     self.save(time.monotonic() - begun)
@@ -190,7 +202,7 @@ class Training:
                     if self.main:
                         say(f"Stopped at step {step + 1} of {self.steps}; go on with --resume.")
                     return STOPPED
-        lm.lm.eval()
+        lm.eval()
         if self.main:
             self.write_cost(time.monotonic() - begun)
         if self.settings.trackers:

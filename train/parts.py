@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from epalm.adapter import Adapter
 from epalm.backbones import load_lm
-from epalm.config import LMConfig
+from epalm.config import AdapterConfig, LMConfig
 from epalm.decoding import InjectedLM
 from epalm.encoders import Encoder, load_encoder
 from epalm.errors import EPALMError, reason
@@ -34,10 +34,10 @@ class Features:
     """
 
     def __init__(
-        self, settings: Settings, adapter: Adapter, cache: FeatureCache | None, encoder: Encoder | None
+        self, settings: Settings, config: AdapterConfig, cache: FeatureCache | None, encoder: Encoder | None
     ):
         self.cache, self.encoder = cache, encoder
-        self.layers = adapter.config.encoder.feature_layers
+        self.layers = config.encoder.feature_layers
         self.recipe, self.reference = settings.recipe, settings.reference
         self.pool = ThreadPoolExecutor(max(1, settings.data.workers))
 
@@ -88,10 +88,11 @@ def lm_config(settings: Settings) -> LMConfig:
     )
 
 
-def load_frozen_lm(settings: Settings, device: str) -> tuple[InjectedLM, PreTrainedTokenizerBase]:
+def load_frozen_lm(
+    settings: Settings, config: LMConfig, device: str
+) -> tuple[InjectedLM, PreTrainedTokenizerBase]:
     """The LM in the precision of the training, and its tokenizer."""
-    dtype = PRECISION[settings.optim.precision]
-    lm, tokenizer = load_lm(lm_config(settings), device, dtype, progress=say)
+    lm, tokenizer = load_lm(config, device, PRECISION[settings.optim.precision], progress=say)
     if device == "cpu":
         lm.set_attn_implementation("eager")  # its backward pass is faster than that of the fused one here
     if tokenizer.pad_token_id is None:
@@ -99,13 +100,19 @@ def load_frozen_lm(settings: Settings, device: str) -> tuple[InjectedLM, PreTrai
     return InjectedLM(lm), tokenizer
 
 
-def new_adapter(settings: Settings, lm: InjectedLM, tokenizer: PreTrainedTokenizerBase) -> Adapter:
+def load_frozen_encoder(settings: Settings, device: str) -> Encoder:
+    """The encoder, in float32."""
+    model = settings.model
+    return load_encoder(model.encoder, torch.float32, device, say, model.encoder_revision)
+
+
+def new_adapter(
+    settings: Settings, config: AdapterConfig, lm: InjectedLM, tokenizer: PreTrainedTokenizerBase
+) -> Adapter:
     """An untrained adapter; the same for the same seed.
 
     With `prompt_text` the soft prompt begins with the embeddings of its words (as far as they fit).
     """
-    encoder = load_encoder(settings.model.encoder, progress=say, revision=settings.model.encoder_revision)
-    config = settings.adapter_config(lm_config(settings), encoder.widths)
     torch.manual_seed(settings.optim.seed)
     adapter = Adapter(config)
     words = tokenizer(settings.model.prompt_text or "")["input_ids"][: settings.model.prompt_length]
@@ -116,27 +123,26 @@ def new_adapter(settings: Settings, lm: InjectedLM, tokenizer: PreTrainedTokeniz
 
 
 def feature_source(
-    settings: Settings, adapter: Adapter, splits: Sequence[Sequence[Item]], device: str
+    settings: Settings, config: AdapterConfig, splits: dict[str, Sequence[Item]], encoder: Encoder | None
 ) -> Features:
     """Where the features of these splits come from; refuses a cache that lacks some of them.
 
     Args:
-        splits: the training split first; only it needs augmented draws.
+        splits: by name; only "train" needs augmented draws.
+        encoder: used where the settings name no cache.
     """
-    config, data = adapter.config, settings.data
+    data = settings.data
     if data.cache is None:
-        encoder = load_encoder(config.encoder.id, torch.float32, device, say, config.encoder.revision)
-        return Features(settings, adapter, None, encoder)
-    folder = Path(data.cache)
-    for split, draws in zip(splits, [data.draws, *[0] * (len(splits) - 1)], strict=True):
-        cache = FeatureCache.open(folder, config.encoder, config.recipe, draws, settings.reference)
-        if absent := cache.missing(item.media for item in split):
+        return Features(settings, config, None, encoder)
+    for split, items in splits.items():
+        draws = data.draws if split == "train" else 0
+        cache = FeatureCache.open(Path(data.cache), config.encoder, config.recipe, draws, settings.reference)
+        if absent := cache.missing(item.media for item in items):
             raise EPALMError(
-                f"The cache {folder} lacks the features of {len(absent)} media, such as {absent[0]}: run "
+                f"The cache {data.cache} lacks the features of {len(absent)} media, such as {absent[0]}: run "
                 "`python -m train features` with the same settings first, or set data.cache to null."
             )
-    cache = FeatureCache.open(folder, config.encoder, config.recipe, data.draws, settings.reference)
-    return Features(settings, adapter, cache, None)
+    return Features(settings, config, cache, None)
 
 
 def split_items(settings: Settings, split: str) -> list[Item]:

@@ -92,7 +92,6 @@ class Evaluation:
 
     batch: int = 16
     limit: int | None = None  # items of the validation split that choose the best epoch
-    text_only: bool = False
 
 
 @dataclass(frozen=True)
