@@ -4,13 +4,17 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -23,7 +27,7 @@ from epalm.adapter import Adapter
 from train.__main__ import main
 from train.datasets import DATASETS
 from train.fit import answer_batch, choose_answer, limited, reference_batch
-from train.manifest import Item, load_manifest
+from train.manifest import Item, load_manifest, save_manifest
 from train.optimizer import learning_rates, make_optimizer, parameter_groups
 from train.settings import Optim, load_settings
 
@@ -358,6 +362,15 @@ def command(*arguments: str | Path, processes: int = 1) -> list[str]:
     return [*(start if processes > 1 else [sys.executable, "-m"]), "train", *map(str, arguments)]
 
 
+def kill(process: subprocess.Popen) -> None:
+    """Kill -9 of a command and of the processes that it started, each of which has a session of its own."""
+    started = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in started:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(started[1:])
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_at_any_moment_and_resumed_it_ends_the_same(gqa, tmp_path, processes):
     """Kill -9 again and again; two processes take half of every batch each."""
@@ -367,20 +380,61 @@ def test_killed_at_any_moment_and_resumed_it_ends_the_same(gqa, tmp_path, proces
     fit = command("fit", gqa, "--resume", "--set", f"out={out}", "--set", batch, processes=processes)
     rng, kills = random.Random(processes), 0
     while not (out / "cost.json").exists():
-        process = subprocess.Popen(
-            fit, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+        process = subprocess.Popen(fit, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         before = log_length(out)
         while process.poll() is None and kills < 2:
             if log_length(out) > before:  # some steps were taken
                 time.sleep(rng.uniform(0, 0.1))
-                os.killpg(process.pid, signal.SIGKILL)
+                kill(process)
                 kills += 1
                 break
             time.sleep(0.01)
         _, problem = process.communicate()
         assert process.returncode in (0, -signal.SIGKILL), problem.decode()[-2000:]
     torch.testing.assert_close(losses(out), losses(gqa.parent / "run"), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_evaluation_killed_at_any_moment_and_run_again_ends_the_same(gqa, tmp_path, processes):
+    items = load_manifest(gqa.parent / "data" / "val.jsonl")
+    many = [replace(item, id=f"{item.id}-{copy}") for item in items for copy in range(50)]
+    save_manifest(many, tmp_path / "many.jsonl")
+    out = tmp_path / "run"
+    (out / "best").parent.mkdir()
+    (out / "best").symlink_to(gqa.parent / "run" / "best")
+    changes = [f"out={out}", f"data.test={tmp_path / 'many.jsonl'}"]
+    arguments = [gqa, "--no-java", "--batch=1", *(f"--set={change}" for change in changes)]
+    assert run("evaluate", *arguments) == 0
+    predictions, metrics = out / "predictions-test.jsonl", out / "metrics-test.json"
+    whole = predictions.read_bytes(), metrics.read_bytes()
+
+    shutil.rmtree(out / "predictions-test")
+    predictions.unlink()
+    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    rng, kept = random.Random(processes), [0]
+    while not predictions.exists():
+        process = subprocess.Popen(
+            command("evaluate", *arguments, processes=processes),
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        while process.poll() is None and len(kept) < 3:
+            if recorded(out) > kept[-1]:  # some items were predicted
+                time.sleep(rng.uniform(0, 0.2))
+                kill(process)
+                kept.append(recorded(out))
+                break
+            time.sleep(0.01)
+        _, problem = process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), problem.decode()[-2000:]
+    assert 0 < kept[1] < kept[2] < len(many)
+    assert (predictions.read_bytes(), metrics.read_bytes()) == whole
+
+
+def recorded(out: Path) -> int:
+    """Predictions that are kept."""
+    return sum(path.read_bytes().count(b"\n") for path in (out / "predictions-test").glob("*.jsonl"))
 
 
 def log_length(out: Path) -> int:

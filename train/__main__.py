@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from epalm.errors import EPALMError
-from train.commands import add_evaluate, add_fit
+from train.commands import add_evaluate, add_fit, add_study
 from train.features import add_features
 from train.prepare import add_prepare
 from train.report import add_report
@@ -21,6 +21,7 @@ def main() -> int:
     add_fit(commands)
     add_evaluate(commands)
     add_report(commands)
+    add_study(commands)
     starter = commands.add_parser(
         "starter",
         help="rebuild assets/starter from pictures and sounds that Debian packages ship",
@@ -31,6 +32,9 @@ def main() -> int:
     starter.add_argument("--work", type=Path, default=Path("runs/starter"), help="folder for everything made")
     starter.add_argument("--out", type=Path, help="write the adapters here instead of assets/starter")
     starter.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all")
+    starter.add_argument(
+        "--data-only", action="store_true", help="stop before the training: media, features, manifests"
+    )
     starter.set_defaults(run=build_starter)
     arguments = parser.parse_args()
     try:
@@ -45,7 +49,7 @@ def main() -> int:
 def build_starter(arguments: argparse.Namespace) -> None:
     from train.starter.build import build  # heavy imports only when they are needed
 
-    build(arguments.work, arguments.out, arguments.threads)
+    build(arguments.work, arguments.out, arguments.threads, arguments.data_only)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The commands `fit` and `evaluate`: their arguments. The work is in train.fit and train.evaluate."""
+"""The commands `fit`, `evaluate` and `study`: their arguments. The work is in the modules of these names."""
 
 from __future__ import annotations
 
@@ -49,6 +49,32 @@ def add_evaluate(commands: Any) -> None:
     parser.add_argument("--batch", type=int, metavar="N", help="items per batch (evaluation.batch)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SETTING)
     parser.set_defaults(run=evaluate)
+
+
+def add_study(commands: Any) -> None:
+    """Register `study` among the subparsers of `python -m train`."""
+    parser = commands.add_parser(
+        "study",
+        help="compare trainings that differ in some settings, several seeds each",
+        description="Train and evaluate every row of STUDY with every seed, and write table.md and "
+        "figure.png into its folder. Each run's log.txt has its commands and what they printed.",
+        epilog="Runs that are finished are not repeated, and a stopped one goes on, so the same command "
+        "continues a study. Its trainings' media must have been encoded with `python -m train features`, if "
+        "their settings name a cache.",
+    )
+    parser.add_argument("study", type=Path, metavar="STUDY", help="what to compare, a YAML file")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (%(default)s)")
+    parser.add_argument("--no-run", action="store_true", help="only show the runs that are finished")
+    parser.add_argument(
+        "--readme", type=Path, metavar="FILE", help="put table and figure into this file, too"
+    )
+    parser.set_defaults(run=study)
+
+
+def study(arguments: argparse.Namespace) -> None:
+    from train.study import run_study
+
+    run_study(arguments)
 
 
 def fit(arguments: argparse.Namespace) -> int:

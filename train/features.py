@@ -96,15 +96,8 @@ def features_of(arguments: argparse.Namespace) -> None:
     model, data = settings.model, settings.data
     if data.cache is None:
         raise EPALMError("The settings name no cache: set data.cache to a folder for the features.")
-    layers = model.feature_layers
     widths = load_encoder(model.encoder, revision=model.encoder_revision).widths
-    if not all(-len(widths) <= layer < len(widths) for layer in layers):
-        raise EPALMError(
-            f"model.feature_layers is {list(layers)}, but {model.encoder} has {len(widths)} layers."
-        )
-    encoder = EncoderConfig(
-        model.encoder, layers, tuple(widths[layer] for layer in layers), model.encoder_revision
-    )
+    encoder = settings.encoder_config(widths)
     device = arguments.device or choose_device()
     evaluated = [Path(split) for split in (data.val, data.test) if split]
     for manifests, draws in (([Path(data.train)], data.draws), (evaluated, 0)):

@@ -74,7 +74,7 @@ THEMES = (theme("#ffffff", "#1c1e21", "#d9dce1"), theme("#14161a", "#e6e8eb", "#
 # ---------------------------------------------------------------- curves
 
 
-def chart(draw: Draw, path: Path) -> tuple[str, str]:
+def chart(draw: Draw, path: Path, inches: tuple[float, float] = INCHES) -> tuple[str, str]:
     """Draw twice: on a light ground, which is also written to `path`, and on a dark one; as data URIs.
 
     Raises:
@@ -83,7 +83,7 @@ def chart(draw: Draw, path: Path) -> tuple[str, str]:
     pngs = []
     for colours in THEMES:
         with matplotlib.style.context(["default", STYLE, colours]):
-            figure = Figure(INCHES, DPI, layout="constrained")
+            figure = Figure(inches, DPI, layout="constrained")
             FigureCanvasAgg(figure)
             draw(figure.add_subplot())
             buffer = BytesIO()
@@ -148,6 +148,57 @@ def metrics(epochs: Rows) -> Draw:
             axes.plot(*zip(*points, strict=True), label=label, marker="o", markersize=3)
         if not only:
             axes.figure.legend(loc="outside lower center", ncols=3)
+
+    return draw
+
+
+def curves(
+    title: str, metric: str, fractions: dict[str, float], lines: dict[str, dict[str, list[float]]]
+) -> Draw:
+    """A line per group over the fraction of the data, each seed as a dot."""
+
+    def draw(axes: Axes) -> None:
+        axes.set(title=title, xlabel="part of the training data", ylabel=metric, xscale="log")
+        for number, (label, rows) in enumerate(lines.items()):
+            rows = {row: values for row, values in rows.items() if values}
+            x = [fractions[row] for row in rows]
+            axes.plot(x, [np.mean(v) for v in rows.values()], label=label, color=f"C{number}", marker="_")
+            for at, values in zip(x, rows.values(), strict=True):
+                axes.plot([at] * len(values), values, "o", color=f"C{number}", markersize=3, alpha=0.6)
+        axes.set_xticks(list(fractions.values()), list(fractions))
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
+        axes.figure.legend(loc="outside lower center", ncols=1)
+
+    return draw
+
+
+def dots(title: str, metric: str, groups: dict[str, dict[str, list[float]]]) -> Draw:
+    """A row of dots per row of a table: each seed, their mean as a bar; the first row's mean is a line."""
+
+    def draw(axes: Axes) -> None:
+        names: list[str] = []
+        first = None
+        for group, rows in groups.items():
+            names.append(group)
+            for row, values in rows.items():
+                if values:
+                    mean = np.mean(values)
+                    first = mean if first is None else first
+                    axes.plot(values, [len(names)] * len(values), "o", color="C0", markersize=3.5, alpha=0.6)
+                    axes.plot(mean, len(names), "|", color="C0", markersize=11, markeredgewidth=2)
+                names.append(row)
+        if first is not None:
+            axes.axvline(first, color="C1", linewidth=0.8, linestyle="--")
+        axes.set_yticks(range(len(names)), names)
+        for tick, name in zip(axes.yaxis.get_major_ticks(), names, strict=True):
+            heading = name in groups
+            tick.label1.set_fontweight("bold" if heading else "normal")
+            tick.tick1line.set_visible(not heading)
+        axes.set(title=title, xlabel=metric)
+        axes.set_ylim(len(names), -1)
+        axes.set_xlim(left=0)
+        axes.grid(visible=False, axis="y")
 
     return draw
 

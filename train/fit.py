@@ -174,12 +174,12 @@ class Training:
     def run(self) -> int:
         """Train to the end; returns the exit code."""
         if self.settings.trackers:
-            self.accelerator.init_trackers("epalm", config=flat(comparable(self.settings)))
+            config, places = flat(comparable(self.settings)), {"wandb": {"dir": self.settings.out}}
+            self.accelerator.init_trackers("epalm", config, places)
         begun = time.monotonic() - self.progress.seconds
         first, first_time = self.progress.step, time.monotonic()
         bar = tqdm(total=self.steps, initial=first, disable=not self.main, unit="step", dynamic_ncols=True)
-        lm = self.lm.lm
-        lm.train(self.settings.reference)  # the original's LM drops out in training
+        self.drop_out(self.settings.reference)
         with stopping() as stop, bar:
             for step in range(first, self.steps):
                 loss = self.step(step)
@@ -190,10 +190,10 @@ class Training:
                 shown = {"loss": f"{loss:.3f}", "lr": f"{row['lr']:.1e}", "MB": round(row["memory_mb"])}
                 bar.set_postfix(shown | {"items/s": f"{row['samples_per_s']:.1f}"})
                 self.log(row)
-                if (step + 1) % self.per_epoch == 0:
-                    lm.eval()
+                if self.validates(step + 1):
+                    self.drop_out(False)
                     self.validate((step + 1) // self.per_epoch, time.monotonic() - begun)
-                    lm.train(self.settings.reference)
+                    self.drop_out(self.settings.reference)
                     self.save(time.monotonic() - begun)
                 elif (step + 1) % self.optim.save_every == 0:
                     self.save(time.monotonic() - begun)
@@ -202,12 +202,22 @@ class Training:
                     if self.main:
                         say(f"Stopped at step {step + 1} of {self.steps}; go on with --resume.")
                     return STOPPED
-        lm.eval()
+        self.drop_out(False)
         if self.main:
             self.write_cost(time.monotonic() - begun)
         if self.settings.trackers:
             self.accelerator.end_training()
         return 0
+
+    def drop_out(self, mode: bool) -> None:
+        """Whether the frozen parts drop out; the original's do in training."""
+        self.lm.lm.train(mode)
+        self.features.train(mode)
+
+    def validates(self, done: int) -> bool:
+        """Whether the validation split is looked at after so many steps."""
+        epoch, rest = divmod(done, self.per_epoch)
+        return rest == 0 and (epoch % self.settings.evaluation.every == 0 or done == self.steps)
 
     def step(self, step: int) -> float:
         """One optimizer step; returns its loss, the mean over all its items on all processes."""

@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers.models.timesformer.modeling_timesformer import TimesformerDropPath
 
 from epalm.adapter import Adapter
 from epalm.backbones import load_lm
 from epalm.config import AdapterConfig, LMConfig
 from epalm.decoding import InjectedLM
 from epalm.encoders import Encoder, load_encoder
+from epalm.encoders.timesformer import TimesformerEncoder
 from epalm.errors import EPALMError, reason
 from epalm.starter import backbone_dir
 from train.augment import augmented, open_augmented
@@ -23,6 +25,7 @@ from train.feature_cache import FeatureCache
 from train.manifest import Item, load_manifest
 from train.settings import Settings
 
+DROP_PATH = 0.1  # of the original's TimeSformer: from 0 in the first layer to this in the last one
 PRECISION = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -40,6 +43,14 @@ class Features:
         self.layers = config.encoder.feature_layers
         self.recipe, self.reference = settings.recipe, settings.reference
         self.pool = ThreadPoolExecutor(max(1, settings.data.workers))
+        self.drop_paths: list[TimesformerDropPath] = []
+        if settings.reference and isinstance(encoder, TimesformerEncoder):
+            self.drop_paths = stochastic_depth(encoder)
+
+    def train(self, mode: bool) -> None:
+        """Whether a TimeSformer drops paths, as the original's does in training; only in `reference` mode."""
+        for drop_path in self.drop_paths:
+            drop_path.train(mode)
 
     def __call__(self, items: Sequence[Item], draws: Sequence[int]) -> list[Tensor]:
         """One (B, D_j) tensor per injected hidden state.
@@ -61,6 +72,15 @@ class Features:
             return self.recipe(self.recipe.open(item.media))
         medium = open_augmented(self.recipe, item.media, draw)
         return augmented(self.recipe, medium, draw, self.reference)
+
+
+def stochastic_depth(encoder: TimesformerEncoder) -> list[TimesformerDropPath]:
+    """Give the layers of a TimeSformer the original's drop paths, switched off."""
+    layers = encoder.network.encoder.layer
+    rates = torch.linspace(0, DROP_PATH, len(layers)).tolist()
+    for layer, rate in zip(layers, rates, strict=True):
+        layer.drop_path = TimesformerDropPath(rate).eval()
+    return [layer.drop_path for layer in layers]
 
 
 def lm_config(settings: Settings) -> LMConfig:

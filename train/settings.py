@@ -92,6 +92,7 @@ class Evaluation:
 
     batch: int = 16
     limit: int | None = None  # items of the validation split that choose the best epoch
+    every: int = 1  # epochs between two validations; the last epoch always has one
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,30 @@ class Settings:
         for name in ("epochs", "batch", "accumulate", "save_every"):
             if getattr(self.optim, name) < 1:
                 raise EPALMError(f"optim.{name} must be at least 1, but it is {getattr(self.optim, name)}.")
+        if self.evaluation.every < 1:
+            raise EPALMError(f"evaluation.every must be at least 1, but it is {self.evaluation.every}.")
 
     @property
     def recipe(self) -> Any:
         """The preprocessing."""
         return RECIPES[self.task.modality][self.model.recipe]
+
+    def encoder_config(self, widths: Sequence[int]) -> EncoderConfig:
+        """What the adapter reads of the encoder.
+
+        Args:
+            widths: of the encoder's features, one per layer.
+        Raises:
+            EPALMError: the encoder has no such layer.
+        """
+        model = self.model
+        layers = model.feature_layers
+        if not all(-len(widths) <= layer < len(widths) for layer in layers):
+            raise EPALMError(
+                f"model.feature_layers is {list(layers)}, but {model.encoder} has {len(widths)} layers."
+            )
+        used = tuple(widths[layer] for layer in layers)
+        return EncoderConfig(model.encoder, layers, used, model.encoder_revision)
 
     def adapter_config(self, lm: LMConfig, widths: Sequence[int]) -> AdapterConfig:
         """What the adapter's config.json will say.
@@ -139,14 +159,13 @@ class Settings:
         Args:
             lm: the LM and its sizes.
             widths: of the encoder's features, one per layer.
+        Raises:
+            EPALMError: LM or encoder have no such layers.
         """
         model = self.model
-        layers = model.feature_layers
         return AdapterConfig(
             lm=lm,
-            encoder=EncoderConfig(
-                model.encoder, layers, tuple(widths[layer] for layer in layers), model.encoder_revision
-            ),
+            encoder=self.encoder_config(widths),
             injection=InjectionConfig(model.start_layer, model.end_layer, mask=model.mask),
             prompt=PromptConfig(model.prompt_length, model.prompt_mlp) if model.prompt_length else None,
             task=self.task,
@@ -166,14 +185,7 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
     Raises:
         EPALMError: no such file, no YAML, unknown or missing keys, values of another type.
     """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except OSError as error:
-        raise EPALMError(f"The settings {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise EPALMError(f"{path} is no valid YAML ({reason(error)}).") from error
-    if not isinstance(content, dict):
-        raise EPALMError(f"{path} must have named settings, such as `model:`, but it has {content!r}.")
+    content = read_yaml(path)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
@@ -186,6 +198,23 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
                 raise EPALMError(f"--set {override!r}: {parent!r} is a value and has no settings in it.")
         place[last] = yaml.load(value, Loader)
     return from_dict(Settings, content, str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The named settings of a file.
+
+    Raises:
+        EPALMError: no such file, no YAML, or no names in it.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except OSError as error:
+        raise EPALMError(f"The settings {path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise EPALMError(f"{path} is no valid YAML ({reason(error)}).") from error
+    if not isinstance(content, dict):
+        raise EPALMError(f"{path} must have named settings, such as `model:`, but it has {content!r}.")
+    return content
 
 
 class Loader(yaml.SafeLoader):

@@ -35,6 +35,7 @@ from train.starter.data import TOKENS, StarterData
 from train.starter.distil import MILD, WIDE, Spread
 from train.starter.evaluate import report
 from train.starter.examples import Example
+from train.starter.manifests import write_manifests
 from train.starter.photos import gather_photos
 from train.starter.pictures import write_manifest
 from train.starter.sound_data import SoundData
@@ -257,21 +258,27 @@ def prepare(work: Path) -> dict[str, Data]:
         write_sounds(work)
     if not (work / "sounds.safetensors").exists():
         sound_features.encode_sounds(work)
+    write_manifests(work)
+    print(f"the media and their manifests are in {work}", flush=True)
     pictures = StarterData(work)
     return {"image": pictures, "video": ClipData(work, pictures), "audio": SoundData(work)}
 
 
-def build(work: Path, out: Path | None, threads: int) -> None:
+def build(work: Path, out: Path | None, threads: int, data_only: bool) -> None:
     """All stages of the starter; each is skipped if its result is in the work folder.
 
     Args:
         out: folder of the adapters, `assets/starter` if None.
         threads: of the CPU; 0 = all.
+        data_only: only what there is to train on; no adapter.
     """
     if threads:
         torch.set_num_threads(threads)
     out = out or STARTER
     work.mkdir(parents=True, exist_ok=True)
+    if data_only:
+        prepare(work)
+        return
     photos = gather_photos(work)  # now, lest a package is missed after hours of training
     data = prepare(work)
     for plan in PLANS:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from epalm.model import EPALM
+from train.readme import write_between
 from train.starter import clip_data, sound_data
 from train.starter.clip_data import ClipData
 from train.starter.data import TOKENS, StarterData, held_out
@@ -23,7 +24,6 @@ from train.starter.probe import motion_lines
 from train.starter.sound_data import SoundData
 
 MEDIA = {"image": "pictures", "video": "clips", "audio": "sounds"}
-MARKS = ("<!-- measured: begin -->", "<!-- measured: end -->")
 
 
 def names(text: str, words: Sequence[str]) -> bool:
@@ -240,15 +240,7 @@ def report(model: EPALM, data: dict[str, Any], photos: Path, file: Path) -> None
     lines = [line for modality in MEDIA for line in modality_lines(model, modality, data[modality])]
     lines += photo_lines(model, data["image"], photos)
     lines += real_lines(model)
-    write_between_marks(lines, file)
-
-
-def write_between_marks(lines: list[str], file: Path) -> None:
-    """Replace what the file has between the marks."""
-    written = file.read_text(encoding="utf-8") if file.exists() else ""
-    before, _, rest = written.partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2]
-    file.write_text("\n".join([before + MARKS[0], *lines, MARKS[1] + after]), encoding="utf-8")
+    write_between(file, "measured", lines)
 
 
 def modality_lines(model: EPALM, modality: str, data: Any) -> list[str]:
