@@ -103,6 +103,11 @@ class AdapterConfig:
             raise EPALMError(
                 f"An adapter needs one width per feature layer, but has {reads} layers and {widths} widths."
             )
+        if self.shared_connector and len(set(self.encoder.widths)) > 1:
+            raise EPALMError(
+                f"One connector for all needs features of one width, but those of {self.encoder.id} have "
+                f"{self.encoder.widths}."
+            )
         first, last, layers = self.injection.start_layer_idx, self.injection.end_layer_idx, self.lm.num_layers
         if not 0 <= first < last <= layers:
             raise EPALMError(

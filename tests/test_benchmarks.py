@@ -26,9 +26,11 @@ from epalm import EPALM, EPALMError
 from epalm.adapter import Adapter
 from train.__main__ import main
 from train.datasets import DATASETS
+from train.evaluate import partners
 from train.fit import answer_batch, choose_answer, limited, reference_batch
 from train.manifest import Item, load_manifest, save_manifest
 from train.optimizer import learning_rates, make_optimizer, parameter_groups
+from train.parts import alone
 from train.settings import Optim, load_settings
 
 GOLDEN = Path(__file__).parent / "golden" / "extras" / "lr_schedule.json"
@@ -230,7 +232,118 @@ def test_features_that_are_not_encoded_are_asked_for(gqa, tmp_path, capsys):
     assert "python -m train features" in capsys.readouterr().err
 
 
+def test_the_blind_baseline_shows_other_media_at_random():
+    """Also where the items come in a fixed order, so that a shift would meet the same answer again."""
+    items = [Item(str(i), f"{i // 2}.jpg", "?", (str(i % 10),)) for i in range(2000)]
+    others = partners(items)
+    assert all(item.media != other.media for item, other in zip(items, others, strict=True))
+    same = sum(item.answers == other.answers for item, other in zip(items, others, strict=True))
+    assert same / 2000 == pytest.approx(0.1, abs=0.03)
+    with pytest.raises(EPALMError, match="different media"):
+        partners(items[:2])
+
+
+def test_evaluation_decodes_as_the_settings_say(gqa, tmp_path):
+    lengths = []
+    for tokens in (1, 4):
+        changes = (f"out={tmp_path}", f"generation.max_new_tokens={tokens}")
+        best = gqa.parent / "run" / "best"
+        assert run("evaluate", gqa, "--no-java", "--model", best, *(f"--set={c}" for c in changes)) == 0
+        rows = map(json.loads, (tmp_path / "predictions-test.jsonl").read_text().splitlines())
+        lengths.append(sum(len(row["prediction"].split()) for row in rows))
+    assert lengths[0] < lengths[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [("task.input=What? {question}", "the task"), ("model.recipe=epalm", "the preprocessing")],
+)
+def test_an_adapter_for_something_else_is_not_evaluated(gqa, capsys, change, said):
+    assert run("evaluate", gqa, "--set", change, "--set", "data.cache=null") == 2
+    assert f"was trained with {said}" in capsys.readouterr().err
+
+
+def test_scores_are_broken_down_by_group_and_missing_without_answers(gqa, tmp_path):
+    items = load_manifest(gqa.parent / "data" / "val.jsonl")
+    out, best = tmp_path / "run", gqa.parent / "run" / "best"
+    grouped = [replace(item, group={"kind": "ab"[i % 2]}) for i, item in enumerate(items)]
+    for name, changed in (("grouped", grouped), ("bare", [replace(item, answers=()) for item in items])):
+        save_manifest(changed, tmp_path / f"{name}.jsonl")
+        place = ("--set", f"out={out}", "--set", f"data.test={tmp_path / name}.jsonl")
+        assert run("evaluate", gqa, "--no-java", "--model", best, *place) == 0
+        found = json.loads((out / "metrics-test.json").read_text())
+        if name == "grouped":
+            groups = found["groups"]["kind"]
+            assert (groups["a"] + groups["b"]) / 2 == pytest.approx(found["metrics"]["exact match"])
+        else:
+            assert found["metrics"] == {} and "no answers" in found["absent"]["exact match"]
+            assert len((out / "predictions-test.jsonl").read_text().splitlines()) == len(items)
+
+
+def test_a_training_refuses_items_without_answers(gqa, tmp_path, capsys):
+    items = load_manifest(gqa.parent / "data" / "val.jsonl")
+    save_manifest([*items[1:], replace(items[0], answers=())], tmp_path / "bare.jsonl")
+    out = tmp_path / "run"
+    assert run("fit", gqa, "--set", f"out={out}", "--set", f"data.val={tmp_path / 'bare.jsonl'}") == 2
+    assert f"items of data.val have no answers, for example '{items[0].id}'" in capsys.readouterr().err
+
+
+def test_going_on_with_other_items_is_refused_but_with_smaller_batches_it_is_the_same(gqa, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(gqa.parent / "run", out)
+    place = ("--resume", "--set", f"out={out}")
+    assert run("fit", gqa, *place, "--set", "optim.batch=2", "--set", "optim.accumulate=2") == 0
+    assert run("fit", gqa, *place, "--set", "optim.batch=2") == 2
+    assert "items per step (batch x accumulate x processes) = 4, but now it is 2" in capsys.readouterr().err
+    fewer = load_manifest(gqa.parent / "data" / "train.jsonl")[1:]
+    save_manifest(fewer, tmp_path / "fewer.jsonl")
+    assert run("fit", gqa, *place, "--set", f"data.train={tmp_path / 'fewer.jsonl'}") == 2
+    assert "data.train = " in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_named(gqa, tmp_path, capsys):
+    (tmp_path / "checkpoint.pt").write_bytes(b"torn")
+    assert run("fit", gqa, "--resume", "--set", f"out={tmp_path}") == 2
+    assert "checkpoint.pt is damaged" in capsys.readouterr().err
+
+
+def test_two_commands_do_not_work_in_one_run_folder(gqa, tmp_path, capsys):
+    with alone(tmp_path):
+        assert run("fit", gqa, "--set", f"out={tmp_path}") == 2
+    assert "Another command is working in" in capsys.readouterr().err
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_half_precision_that_needs_a_gpu_is_refused_without_one(gqa, tmp_path, capsys):
+    assert run("fit", gqa, "--set", "optim.precision=fp16", "--set", f"out={tmp_path}") == 2
+    assert "needs a GPU" in capsys.readouterr().err
+
+
+def test_training_on_a_cache_needs_no_encoder(gqa, tmp_path, monkeypatch):
+    def absent(*arguments):
+        raise AssertionError("the encoder was loaded")
+
+    monkeypatch.setattr("train.fit.load_frozen_encoder", absent)
+    assert run("fit", gqa, "--set", f"out={tmp_path}", "--set", "optim.epochs=1") == 0
+
+
 # Settings
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("optim.lr=0", "optim.lr must be above 0"),
+        ("evaluation.batch=0", "evaluation.batch must be at least 1"),
+        ("evaluation.limit=-5", "evaluation.limit must be at least 1"),
+        ("data.draws=-1", "data.draws must be at least 0"),
+        ("data.workers=0", "data.workers must be at least 1"),
+        ("model.prompt_length=-1", "model.prompt_length must be at least 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_anything_is_loaded(gqa, change, said):
+    with pytest.raises(EPALMError, match=said):
+        load_settings(gqa, [change])
 
 
 def test_an_unknown_setting_names_the_closest(gqa, capsys):

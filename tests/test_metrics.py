@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from epalm.errors import EPALMError
-from train.metrics import java, score_captions, score_labels, score_vqa
+from train.metrics import by_group, java, score_captions, score_labels, score_vqa
 from train.metrics.bleu import add, bleu, bleu_counts
 from train.metrics.cider import CiderD
 from train.metrics.exact import label_accuracy
@@ -95,8 +95,8 @@ def test_vqa_accuracy_of_a_split_is_the_original_s():
     recorded = example["evaluate_raw"]
     assert 100 * scores.accuracy == pytest.approx(recorded["overall"])
     for name, group in (("question_type", "perQuestionType"), ("answer_type", "perAnswerType")):
-        by_group = scores.by_group({key: truth[name] for key, truth in example["gt"].items()})
-        assert {key: 100 * s for key, s in by_group.items()} == pytest.approx(recorded[group])
+        grouped = by_group(scores.samples, {key: truth[name] for key, truth in example["gt"].items()})
+        assert {key: 100 * s for key, s in grouped.items()} == pytest.approx(recorded[group])
 
 
 # GQA, MSRVTT-QA, MSVD-QA

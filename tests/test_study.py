@@ -152,6 +152,13 @@ def test_a_readme_without_the_marks_gets_them_at_its_end(tmp_path):
     assert (tmp_path / "README.md").read_text() == "<!-- numbers: begin -->\n| 2 |\n<!-- numbers: end -->"
 
 
+def test_a_readme_with_one_mark_alone_is_left_as_it_is(tmp_path):
+    (tmp_path / "README.md").write_text("<!-- numbers: begin -->\nall the rest")
+    with pytest.raises(EPALMError, match="add it, or remove both"):
+        write_between(tmp_path / "README.md", "numbers", ["| 1 |"])
+    assert "all the rest" in (tmp_path / "README.md").read_text()
+
+
 def test_the_starters_media_become_manifests(tmp_path):
     """One answer is trained, and every name of the thing counts in the test split."""
     picture = {"label": "frog", "category": "animal", "label_seen": True}

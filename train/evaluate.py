@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import random
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,12 +30,14 @@ from epalm.errors import EPALMError
 from epalm.text import TaskText, pad_left
 from train.datasets import find_dataset
 from train.manifest import Item, write_atomic
-from train.metrics import score_captions, score_labels, score_vqa
+from train.metrics import by_group, score_captions, score_labels, score_vqa
 from train.parts import (
     Features,
+    alone,
     feature_source,
     load_frozen_encoder,
     load_frozen_lm,
+    memory_full,
     say,
     split_items,
 )
@@ -53,13 +56,15 @@ class Scores:
 
 
 def score(dataset: str, items: Sequence[Item], predictions: Mapping[str, str], java: bool) -> Scores:
-    """Metrics of a benchmark's predictions.
+    """Metrics of a benchmark's predictions; none where the split comes without answers.
 
     Args:
         predictions: text by item id, of all items.
         java: also the metrics that need Java.
     """
     benchmark = find_dataset(dataset)
+    if not any(item.answers for item in items):
+        return Scores({}, {}, dict.fromkeys(benchmark.metrics, "the split has no answers to compare with."))
     answers = {item.id: item.answers for item in items}
     if benchmark.task == "caption":
         captions = score_captions(predictions, answers, java)
@@ -142,7 +147,7 @@ def evaluate_split(
         record: folder for the predictions as they come; what is there is not predicted again.
     """
     rank, world = accelerator.process_index, accelerator.num_processes
-    shifted = [*items[len(items) // 2 :], *items[: len(items) // 2]]
+    others = partners(items) if seeing == "blind" else items
     done = read_predictions(record)
     own = [i for i in range(rank, len(items), world) if items[i].id not in done]
     predictions = dict(done)
@@ -165,7 +170,7 @@ def evaluate_split(
         adapter,
         features,
         [items[i] for i in own],
-        [shifted[i] for i in own],
+        [others[i] for i in own],
         settings.evaluation.batch,
         seeing,
     )
@@ -184,6 +189,24 @@ def evaluate_split(
     if record is not None and accelerator.is_main_process:
         write_predictions(record.with_suffix(".jsonl"), items, predictions, scores)
     return scores
+
+
+def partners(items: Sequence[Item]) -> list[Item]:
+    """For each item another one, at random, whose media it is shown; the right answer may be the same.
+
+    Raises:
+        EPALMError: all items have the same media.
+    """
+    if len({item.media for item in items}) < 2:
+        raise EPALMError("The blind baseline needs items with different media, but all have the same.")
+    found = []
+    for item in items:
+        rng = random.Random(f"blind/{item.id}")
+        other = rng.choice(items)
+        while other.media == item.media:
+            other = rng.choice(items)
+        found.append(other)
+    return found
 
 
 def read_predictions(record: Path | None) -> dict[str, str]:
@@ -231,20 +254,18 @@ def evaluate(settings: Settings, split: str, model: Path, blind: bool, text_only
     device = str(accelerator.device)
     items = split_items(settings, split)
     adapter = Adapter.load(model).to(accelerator.device)
-    config = adapter.config
-    check_adapter(config, settings, model)
+    check_adapter(adapter.config, settings, model)
+    config = adapter.config = replace(adapter.config, generation=settings.generation)
     lm, tokenizer = load_frozen_lm(settings, config.lm, device)
     text = TaskText(config.task, tokenizer)
     encoder = load_frozen_encoder(settings, device) if settings.data.cache is None else None
-    features = feature_source(settings, config, {split: items}, encoder)
+    features = feature_source(settings, config, {"evaluated": items}, encoder)
     out, begun = Path(settings.out), time.monotonic()
-
-    made_with = fingerprint(model, items)
 
     def run(seeing: Seeing) -> Scores:
         name = f"predictions-{split}" if seeing == "own" else f"{seeing.replace(' ', '-')}-{split}"
         with_java = java and seeing == "own"
-        forget_others(accelerator, out / name, made_with)
+        forget_others(accelerator, out / name, fingerprint(model, settings, items, seeing))
         return evaluate_split(
             accelerator, lm, text, adapter, features, items, settings, with_java, seeing, out / name
         )
@@ -256,6 +277,8 @@ def evaluate(settings: Settings, split: str, model: Path, blind: bool, text_only
     }
     if accelerator.is_main_process:
         result = {"metrics": scores.metrics, **baselines, "count": len(items), "absent": scores.absent}
+        if scores.samples and (groups := groups_of(items, scores)):
+            result["groups"] = groups
         if settings.paper:
             result["paper"] = settings.paper
         write_atomic(out / f"metrics-{split}.json", [json.dumps(result, indent=1) + "\n"])
@@ -267,12 +290,23 @@ def evaluate(settings: Settings, split: str, model: Path, blind: bool, text_only
     return scores
 
 
-def fingerprint(model: Path, items: Sequence[Item]) -> str:
-    """What predictions depend on: the adapter with its decoding defaults, and the items."""
+def groups_of(items: Sequence[Item], scores: Scores) -> dict[str, dict[str, float]]:
+    """Each grouping of the items, such as by question type: the mean score of every group."""
+    groupings = sorted({name for item in items for name in item.group})
+    return {
+        name: by_group(scores.samples, {item.id: item.group[name] for item in items if name in item.group})
+        for name in groupings
+    }
+
+
+def fingerprint(model: Path, settings: Settings, items: Sequence[Item], seeing: Seeing) -> str:
+    """What predictions depend on: adapter, decoding, precision, preprocessing, and items."""
     parts = hashlib.sha256()
     for name in (WEIGHTS, CONFIG):
         parts.update((model / name).read_bytes())
-    parts.update(repr(items).encode(errors="surrogateescape"))
+    shown = partners(items) if seeing == "blind" else items
+    chosen = (settings.generation, settings.optim.precision, settings.recipe, items, shown)
+    parts.update(repr(chosen).encode(errors="surrogateescape"))
     return parts.hexdigest()
 
 
@@ -287,10 +321,12 @@ def forget_others(accelerator: Accelerator, record: Path, made_with: str) -> Non
 
 
 def check_adapter(found: AdapterConfig, settings: Settings, model: Path) -> None:
-    """Refuse an adapter of other parts than the settings'."""
+    """Refuse an adapter that was made for something else than the settings name."""
     for what, there, here in (
         ("language model", found.lm.id, settings.model.lm),
         ("encoder", found.encoder.id, settings.model.encoder),
+        ("task", found.task, settings.task),
+        ("preprocessing", found.recipe, json.loads(json.dumps(settings.recipe.to_dict()))),
     ):
         if there != here:
             raise EPALMError(f"{model} was trained with the {what} {there}, but the settings name {here}.")
@@ -315,9 +351,14 @@ def table(scores: Scores, baselines: Mapping[str, Any], paper: Mapping[str, floa
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
-    settings = load_settings(arguments.config, arguments.set)
-    if arguments.batch:
-        settings = replace(settings, evaluation=replace(settings.evaluation, batch=arguments.batch))
+    overrides = list(arguments.set)
+    if arguments.batch is not None:
+        overrides.append(f"evaluation.batch={arguments.batch}")
+    settings = load_settings(arguments.config, overrides)
     model = arguments.model or Path(settings.out) / "best"
     baselines = arguments.blind, arguments.text_only
-    evaluate(settings, arguments.split, model, *baselines, not arguments.no_java)
+    try:
+        with alone(Path(settings.out)):
+            evaluate(settings, arguments.split, model, *baselines, not arguments.no_java)
+    except torch.OutOfMemoryError as error:
+        raise memory_full("evaluation.batch", settings.evaluation.batch) from error

@@ -155,9 +155,8 @@ class FeatureCache:
         path = os.path.abspath(path)
         if known := self._known(path):
             return known
-        with open_file(path) as (file, _):
-            stamp = stamp_of(path)
-            key = hashlib.file_digest(file, "sha256").hexdigest()[:32]  # type: ignore[arg-type]
+        stamp = stamp_of(path)
+        key = content_key(path)
         if stamp:
             self.keys[stamp] = self.latest[path] = key
         return key
@@ -416,6 +415,30 @@ def open_to_append(path: Path) -> TextIO:
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
     return path.open("a", encoding="utf-8")
+
+
+def content_key(path: str) -> str:
+    """What a file is known by.
+
+    Raises:
+        EPALMError: it is missing or empty.
+    """
+    with open_file(path) as (file, _):
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]  # type: ignore[arg-type]
+
+
+def cached_widths(folder: Path) -> list[int]:
+    """Widths of an encoder's features, one per layer, by what a cache holds of them; 0 where it holds none.
+
+    Raises:
+        EPALMError: nothing is in the cache yet.
+    """
+    made_with = read_json(folder / "cache.json")
+    for path in sorted(folder.glob("shards/*.safetensors")) if made_with else ():
+        with safe_open(path, "pt") as shard:
+            held = {int(name): shard.get_slice(name).get_shape()[1] for name in shard.keys()}  # noqa: SIM118
+        return [held.get(layer, 0) for layer in range(made_with["depth"])]
+    raise EPALMError(f"The cache {folder} is empty: run `python -m train features` with the same settings.")
 
 
 def stamp_of(path: str) -> Stamp | None:

@@ -24,7 +24,7 @@ def run_features(
     workers: int,
     device: str,
     reference: bool = False,
-) -> None:
+) -> int:
     """Encode the media of manifests into a cache; goes on where an earlier call stopped.
 
     Started by `accelerate launch` or `torchrun`, each process takes its part, on its own GPU.
@@ -33,9 +33,11 @@ def run_features(
         draws: augmented views per medium; 0 is enough for splits that are only evaluated.
         reference: augment with the original's errors, see train.augment.
 
+    Returns:
+        How many media cannot be read and have no features.
+
     Raises:
-        EPALMError: a manifest is wrong, the cache belongs to another configuration, or, after everything else
-            was encoded, some media cannot be read.
+        EPALMError: a manifest is wrong, or the cache belongs to another configuration.
     """
     from tqdm import tqdm
 
@@ -55,11 +57,7 @@ def run_features(
         f"{report.media} media{part}: {report.encoded} views encoded, {report.present} were there. "
         f"Features are in {cache}."
     )
-    if report.unreadable:
-        raise EPALMError(
-            f"{len(report.unreadable)} of {report.media} media cannot be read and have no features (see "
-            "above): repair them, or take their items out of the manifest, and run this again."
-        )
+    return len(report.unreadable)
 
 
 def add_features(commands: Any) -> argparse.ArgumentParser:
@@ -87,7 +85,11 @@ def add_features(commands: Any) -> argparse.ArgumentParser:
 
 
 def features_of(arguments: argparse.Namespace) -> None:
-    """Encode the splits that CONFIG names; only the training split gets augmented draws."""
+    """Encode the splits that CONFIG names; only the training split gets augmented draws.
+
+    Raises:
+        EPALMError: as `run_features`, or, after everything else was encoded, some media cannot be read.
+    """
     from epalm.backbones import choose_device
     from epalm.encoders import load_encoder
     from train.settings import load_settings
@@ -99,9 +101,12 @@ def features_of(arguments: argparse.Namespace) -> None:
     widths = load_encoder(model.encoder, revision=model.encoder_revision).widths
     encoder = settings.encoder_config(widths)
     device = arguments.device or choose_device()
+    if arguments.batch < 1:
+        raise EPALMError(f"--batch must be at least 1, but it is {arguments.batch}.")
+    unreadable = 0
     evaluated = [Path(split) for split in (data.val, data.test) if split]
     for manifests, draws in (([Path(data.train)], data.draws), (evaluated, 0)):
-        run_features(
+        unreadable += run_features(
             manifests,
             encoder,
             settings.recipe.to_dict(),
@@ -111,4 +116,9 @@ def features_of(arguments: argparse.Namespace) -> None:
             data.workers,
             device,
             settings.reference,
+        )
+    if unreadable:
+        raise EPALMError(
+            f"{unreadable} media cannot be read and have no features (see above): repair them, or take their "
+            "items out of the manifests, and run this again."
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -24,23 +25,27 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from epalm.adapter import Adapter
 from epalm.decoding import InjectedLM, text_loss
-from epalm.errors import EPALMError
+from epalm.errors import EPALMError, reason
 from epalm.text import TaskText
 from train.datasets import find_dataset
 from train.evaluate import evaluate_split
+from train.feature_cache import cached_widths
 from train.loop import text_batch
 from train.manifest import Item, write_atomic
 from train.optimizer import learning_rates, make_optimizer, parameter_groups
 from train.parts import (
+    alone,
     feature_source,
     lm_config,
     load_frozen_encoder,
     load_frozen_lm,
+    memory_full,
     new_adapter,
     say,
     split_items,
@@ -67,10 +72,10 @@ class Trainable(nn.Module):
         over all tokens of its text."""
         [lm] = self.frozen
         adapter = self.adapter
-        prompt = None if adapter.prompt is None else adapter.prompt().expand(len(ids), -1, -1)
         keep = 0 if self.reference else int((labels != -100).any(0).sum()) + 1
         # The LM has its precision and the adapter has float32: nothing is left to choose for autocast.
         with torch.autocast(ids.device.type, enabled=False):
+            prompt = None if adapter.prompt is None else adapter.prompt().expand(len(ids), -1, -1)
             tokens = adapter.tokens(features)
             logits = lm(ids, mask, prompt, tokens, adapter.config.injection, logits_to_keep=keep).logits
         labels = labels[:, -keep:]
@@ -95,6 +100,10 @@ class Training:
 
     def __init__(self, settings: Settings, resume: bool):
         self.settings, self.optim = settings, settings.optim
+        if self.optim.precision == "fp16" and not torch.cuda.is_available():
+            raise EPALMError(
+                "optim.precision fp16 needs a GPU, which scales its losses: use bf16 or no on this machine."
+            )
         self.accelerator = Accelerator(
             mixed_precision=self.optim.precision,
             log_with=check_trackers(settings.trackers),
@@ -105,12 +114,21 @@ class Training:
         self.main = self.accelerator.is_main_process
         self.items = limited(split_items(settings, "train"), settings.limit, self.optim.seed)
         self.val = split_items(settings, "val")[: settings.evaluation.limit]
-        self.checkpoint = read_checkpoint(self.out, settings, resume)
+        for name, items in (("train", self.items), ("val", self.val)):
+            if without := [item.id for item in items if not item.answers]:
+                raise EPALMError(
+                    f"{len(without)} of {len(items)} items of data.{name} have no answers, for example "
+                    f"{without[0]!r}: a training needs them."
+                )
+        self.world = self.accelerator.num_processes
+        self.per_step = self.optim.batch * self.world * self.optim.accumulate  # items per optimizer step
+        self.checkpoint = read_checkpoint(self.out, self.compared(), resume)
 
         lm_sizes = lm_config(settings)
         self.lm, tokenizer = load_frozen_lm(settings, lm_sizes, self.device)
-        encoder = load_frozen_encoder(settings, self.device)
-        config = settings.adapter_config(lm_sizes, encoder.widths)
+        encoder = load_frozen_encoder(settings, self.device) if settings.data.cache is None else None
+        widths = cached_widths(Path(settings.data.cache)) if settings.data.cache else encoder.widths
+        config = settings.adapter_config(lm_sizes, widths)
         self.text = TaskText(settings.task, tokenizer)
         self.adapter = new_adapter(settings, config, self.lm, tokenizer).to(self.accelerator.device)
         splits = {"val": self.val, "train": self.items}
@@ -120,8 +138,6 @@ class Training:
         self.model, self.optimizer = self.accelerator.prepare(
             Trainable(self.lm, self.adapter, settings.reference), self.optimizer
         )
-        self.world = self.accelerator.num_processes
-        self.per_step = self.optim.batch * self.world * self.optim.accumulate  # items per optimizer step
         self.per_epoch = math.ceil(len(self.items) / self.per_step)
         self.steps = self.per_epoch * self.optim.epochs
         self.progress = Progress()
@@ -129,12 +145,19 @@ class Training:
 
     # ---------------------------------------------------------------- checkpoints
 
+    def compared(self) -> dict[str, Any]:
+        """What a resumed training must share with its checkpoint: all that its steps depend on."""
+        values = flat(comparable(self.settings))
+        values["items per step (batch x accumulate x processes)"] = self.per_step
+        digest = hashlib.sha256(repr(self.items).encode(errors="surrogateescape")).hexdigest()
+        values["the training items"] = f"{len(self.items)} ({digest[:8]})"
+        return values
+
     def restore(self) -> None:
         """Go on from the checkpoint, and drop what was logged behind it."""
         state = self.checkpoint
         if state is None:
             if self.main:
-                self.out.mkdir(parents=True, exist_ok=True)
                 save_settings(self.settings, self.out / "config.yaml")
                 (self.out / "log.jsonl").unlink(missing_ok=True)
             return
@@ -148,6 +171,7 @@ class Training:
             rows = read_log(log)
             kept = [row for row in rows if row["step"] <= self.progress.step]
             write_atomic(log, (json.dumps(row) + "\n" for row in kept))
+            self.adapter.save(self.out / "last")  # a kill may have come between it and the checkpoint
             say(f"Going on at step {self.progress.step} of {self.steps}.")
 
     def save(self, seconds: float) -> None:
@@ -161,13 +185,21 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "progress": dataclasses.asdict(self.progress),
-            "settings": comparable(self.settings),
-            "processes": self.world,
+            "settings": self.compared(),
         }
         part = self.out / f"{CHECKPOINT}.part"
-        torch.save(state, part)
-        os.replace(part, self.out / CHECKPOINT)
-        self.adapter.save(self.out / "last")
+        try:
+            with part.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, self.out / CHECKPOINT)
+            self.adapter.save(self.out / "last")
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as RuntimeError
+            raise EPALMError(
+                f"The checkpoint in {self.out} cannot be written ({reason(error)}): make room and go on with "
+                "--resume."
+            ) from error
 
     # ---------------------------------------------------------------- steps
 
@@ -203,7 +235,7 @@ class Training:
                         say(f"Stopped at step {step + 1} of {self.steps}; go on with --resume.")
                     return STOPPED
         self.drop_out(False)
-        if self.main:
+        if self.main and first < self.steps:
             self.write_cost(time.monotonic() - begun)
         if self.settings.trackers:
             self.accelerator.end_training()
@@ -295,7 +327,11 @@ class Training:
     def validate(self, epoch: int, seconds: float) -> None:
         """Metrics of the validation split; keeps the adapter in best/ if none was better."""
         parts = (self.accelerator, self.lm, self.text, self.adapter, self.features)
-        scores = evaluate_split(*parts, self.val, self.settings, java=False)
+        try:
+            scores = evaluate_split(*parts, self.val, self.settings, java=False)
+        except torch.OutOfMemoryError as error:
+            more = "; --resume goes on at the last checkpoint"
+            raise memory_full("evaluation.batch", self.settings.evaluation.batch, more) from error
         if not self.main:
             return
         name = find_dataset(self.settings.data.dataset).metrics[0]
@@ -304,10 +340,10 @@ class Training:
                   "metrics": scores.metrics, "seconds": seconds})  # fmt: skip
         if self.progress.best is None or value > self.progress.best:
             self.progress.best, self.progress.best_epoch = value, epoch
-            self.adapter.config = dataclasses.replace(
-                self.adapter.config, metrics={key: round(v, 4) for key, v in scores.metrics.items()}
-            )
+            config, rounded = self.adapter.config, {key: round(v, 4) for key, v in scores.metrics.items()}
+            self.adapter.config = dataclasses.replace(config, metrics=rounded)
             self.adapter.save(self.out / "best")
+            self.adapter.config = config
         best = f"best {100 * self.progress.best:.2f} after epoch {self.progress.best_epoch}"
         say(f"Epoch {epoch} of {self.optim.epochs}: {name} {100 * value:.2f} ({best})")
 
@@ -392,27 +428,31 @@ def choose_answer(item: Item, rng: random.Random, reference: bool) -> str:
 # ---------------------------------------------------------------- state on the disk
 
 
-def read_checkpoint(out: Path, settings: Settings, resume: bool) -> dict[str, Any] | None:
+def read_checkpoint(out: Path, compared: dict[str, Any], resume: bool) -> dict[str, Any] | None:
     """The checkpoint to go on from, or None to start.
 
     Raises:
-        EPALMError: there is a training that --resume was not given for, or one with other settings.
+        EPALMError: there is a training that --resume was not given for, one with other settings or items, or
+            a checkpoint that is damaged.
     """
     path = out / CHECKPOINT
     if not path.exists():
         return None
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what torch raises depends on where a file is damaged
+        raise EPALMError(f"{path} is damaged ({reason(error)}): remove it to start again.") from error
     if not resume:
         raise EPALMError(
             f"{out} has a training at step {state['progress']['step']}: go on with --resume, or choose "
             "another folder with --set out=FOLDER."
         )
-    old, new = flat(state["settings"]), flat(comparable(settings))
-    if other := [key for key in sorted(old | new) if old.get(key) != new.get(key)]:
+    old = state["settings"]
+    if other := [key for key in sorted(old | compared) if old.get(key) != compared.get(key)]:
         key = other[0]
         raise EPALMError(
-            f"The training in {out} has {key} = {old.get(key)}, but now it is {new.get(key)}: use the same "
-            "settings, or another folder with --set out=FOLDER."
+            f"The training in {out} has {key} = {old.get(key)}, but now it is {compared.get(key)}: use the "
+            "same settings, or another folder with --set out=FOLDER."
         )
     return state
 
@@ -424,7 +464,9 @@ def comparable(settings: Settings) -> dict[str, Any]:
         del values[key]
     for key in ("test", "workers"):
         del values["data"][key]
-    del values["optim"]["save_every"]
+    for key in ("save_every", "batch", "accumulate"):  # only the items per step count
+        del values["optim"][key]
+    del values["evaluation"]["batch"]
     return values
 
 
@@ -518,14 +560,14 @@ def fit(settings: Settings, resume: bool = False) -> int:
         return Training(settings, resume).run()
     except torch.OutOfMemoryError as error:
         optim = settings.optim
-        raise EPALMError(
-            f"The device's memory is full with optim.batch={optim.batch}: halve it and double "
-            f"optim.accumulate (now {optim.accumulate}), which gives the same steps."
-        ) from error
+        more = f" and double optim.accumulate (now {optim.accumulate}), which gives the same steps"
+        raise memory_full("optim.batch", optim.batch, more) from error
 
 
 def run_fit(arguments: argparse.Namespace) -> int:
     overrides = list(arguments.set)
     if arguments.limit is not None:
         overrides.append(f"limit={arguments.limit}")
-    return fit(load_settings(arguments.config, overrides), arguments.resume)
+    settings = load_settings(arguments.config, overrides)
+    with alone(Path(settings.out)):
+        return fit(settings, arguments.resume)

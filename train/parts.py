@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedTokenizerBase
 from transformers.models.timesformer.modeling_timesformer import TimesformerDropPath
@@ -21,7 +24,8 @@ from epalm.encoders.timesformer import TimesformerEncoder
 from epalm.errors import EPALMError, reason
 from epalm.starter import backbone_dir
 from train.augment import augmented, open_augmented
-from train.feature_cache import FeatureCache
+from train.encoding import seed_of
+from train.feature_cache import FeatureCache, content_key
 from train.manifest import Item, load_manifest
 from train.settings import Settings
 
@@ -70,8 +74,8 @@ class Features:
         """The media tensor of an item."""
         if draw == 0:
             return self.recipe(self.recipe.open(item.media))
-        medium = open_augmented(self.recipe, item.media, draw)
-        return augmented(self.recipe, medium, draw, self.reference)
+        seed = seed_of(content_key(item.media), draw)  # the view that a cache would hold
+        return augmented(self.recipe, open_augmented(self.recipe, item.media, seed), seed, self.reference)
 
 
 def stochastic_depth(encoder: TimesformerEncoder) -> list[TimesformerDropPath]:
@@ -135,7 +139,8 @@ def new_adapter(
     """
     torch.manual_seed(settings.optim.seed)
     adapter = Adapter(config)
-    words = tokenizer(settings.model.prompt_text or "")["input_ids"][: settings.model.prompt_length]
+    words = tokenizer(settings.model.prompt_text or "", add_special_tokens=False)["input_ids"]
+    words = words[: settings.model.prompt_length]
     if settings.model.prompt_text and adapter.prompt is not None:
         embedded = lm.lm.get_input_embeddings()(torch.tensor(words, device=lm.device))
         adapter.prompt.embedding.weight.data[: len(words)] = embedded.float().cpu()
@@ -163,6 +168,38 @@ def feature_source(
                 "`python -m train features` with the same settings first, or set data.cache to null."
             )
     return Features(settings, config, cache, None)
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Keep a run folder to this command, which may have several processes.
+
+    Raises:
+        EPALMError: another command works in it, or it cannot be written.
+    """
+    if int(os.environ.get("RANK", "0")):  # the first process holds it for all
+        yield
+        return
+    lock = FileLock(out / ".lock")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise EPALMError(
+            f"Another command is working in {out}: wait until it is done, or choose another folder with "
+            "--set out=FOLDER."
+        ) from error
+    except OSError as error:
+        raise EPALMError(f"The run folder {out} cannot be written ({error.strerror}).") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def memory_full(setting: str, value: int, more: str = "") -> EPALMError:
+    """What to say when the device's memory is full."""
+    return EPALMError(f"The device's memory is full with {setting}={value}: halve it{more}.")
 
 
 def split_items(settings: Settings, split: str) -> list[Item]:

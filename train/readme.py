@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from epalm.errors import EPALMError
 from train.manifest import write_atomic
 
 
@@ -12,10 +13,12 @@ def write_between(file: Path, name: str, lines: Sequence[str]) -> None:
     """Replace what `file` has between the marks of `name`; without marks they are put at its end.
 
     Raises:
-        EPALMError: the file cannot be written.
+        EPALMError: the file cannot be written, or has one mark without the other.
     """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     written = file.read_text(encoding="utf-8") if file.exists() else ""
-    before, _, rest = written.partition(begin)
-    after = rest.partition(end)[2]
+    before, begins, rest = written.partition(begin)
+    _, ends, after = rest.partition(end)
+    if begins and not ends:
+        raise EPALMError(f"{file} has the mark {begin} but not {end} behind it: add it, or remove both.")
     write_atomic(file, ["\n".join([before + begin, *lines, end + after])])

@@ -125,11 +125,20 @@ class Settings:
             )
         if not 0 < self.limit <= 1:
             raise EPALMError(f"limit is {self.limit}, but it must be a fraction above 0 and up to 1.")
-        for name in ("epochs", "batch", "accumulate", "save_every"):
-            if getattr(self.optim, name) < 1:
-                raise EPALMError(f"optim.{name} must be at least 1, but it is {getattr(self.optim, name)}.")
-        if self.evaluation.every < 1:
-            raise EPALMError(f"evaluation.every must be at least 1, but it is {self.evaluation.every}.")
+        least = {
+            "optim": {"epochs": 1, "batch": 1, "accumulate": 1, "save_every": 1, "warmup": 0},
+            "evaluation": {"batch": 1, "every": 1, "limit": 1},
+            "data": {"draws": 0, "workers": 1},
+            "model": {"prompt_length": 0},
+        }
+        for part, names in least.items():
+            for name, smallest in names.items():
+                value = getattr(getattr(self, part), name)
+                if value is not None and value < smallest:
+                    raise EPALMError(f"{part}.{name} must be at least {smallest}, but it is {value}.")
+        for name in ("lr", "prompt_lr"):
+            if getattr(self.optim, name) <= 0:
+                raise EPALMError(f"optim.{name} must be above 0, but it is {getattr(self.optim, name)}.")
 
     @property
     def recipe(self) -> Any:

@@ -223,6 +223,8 @@ def read_result(run: Run) -> Result | None:
         cost = json.loads((run.out / "cost.json").read_text())
     except FileNotFoundError:
         return None
+    if scores["blind"] is None:  # evaluated by hand, without it
+        return None
     metric = next(iter(scores["metrics"]))
     log = (run.out / "log.jsonl").read_text(encoding="utf-8").splitlines()
     return Result(

@@ -4,7 +4,7 @@
     scores.corpus["CIDEr"], scores.samples["7"]["ROUGE-L"]
 
     scores = score_vqa({"42": "Two."}, {"42": ["2"] * 9 + ["3"]})
-    scores.accuracy, scores.samples["42"], scores.by_group({"42": "how many"})
+    scores.accuracy, scores.samples["42"], by_group(scores.samples, {"42": "how many"})
 
 All values are fractions as pycocoevalcap gives them; papers print them times 100 (a CIDEr of 1.13 as 113).
 """
@@ -24,7 +24,7 @@ from train.metrics.rouge import rouge_l
 from train.metrics.tokenizer import tokenize
 from train.metrics.vqa import vqa_accuracy
 
-__all__ = ["AnswerScores", "CaptionScores", "score_captions", "score_labels", "score_vqa"]
+__all__ = ["AnswerScores", "CaptionScores", "by_group", "score_captions", "score_labels", "score_vqa"]
 
 T = TypeVar("T")
 BLEUS = tuple(f"BLEU-{order}" for order in range(1, ORDERS + 1))
@@ -46,12 +46,13 @@ class AnswerScores:
     accuracy: float
     samples: dict[str, float]  # by id
 
-    def by_group(self, groups: Mapping[str, str]) -> dict[str, float]:
-        """Mean accuracy per group, e.g. with `groups` = the question type or answer type by id."""
-        members: dict[str, list[float]] = {}
-        for key, score in self.samples.items():
-            members.setdefault(groups[key], []).append(score)
-        return {group: mean(scores) for group, scores in members.items()}
+
+def by_group(samples: Mapping[str, float], groups: Mapping[str, str]) -> dict[str, float]:
+    """Mean score per group, e.g. with `groups` = the question type or answer type by id."""
+    members: dict[str, list[float]] = {}
+    for key, group in groups.items():
+        members.setdefault(group, []).append(samples[key])
+    return {group: mean(scores) for group, scores in members.items()}
 
 
 def mean(values: Sequence[float]) -> float:

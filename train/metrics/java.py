@@ -8,9 +8,9 @@ models, about 400 MB, which the package downloads into itself:
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from epalm.errors import EPALMError
@@ -28,9 +28,18 @@ def package(metric: str) -> Path:
     spec = importlib.util.find_spec("pycocoevalcap")
     if spec is None or not spec.submodule_search_locations:
         raise Unavailable(f"{metric} needs the package pycocoevalcap: pip install pycocoevalcap.")
-    if shutil.which("java") is None:
+    if not java_runs():
         raise Unavailable(f"{metric} needs Java: install a Java runtime so that `java -version` answers.")
     return Path(spec.submodule_search_locations[0])
+
+
+@cache
+def java_runs() -> bool:
+    """Whether there is a Java, and it starts with the memory that METEOR asks for."""
+    try:
+        return subprocess.run(["java", "-Xmx2G", "-version"], capture_output=True).returncode == 0
+    except OSError:
+        return False
 
 
 def as_pycocoevalcap(sentences: Sequence[Sequence[Tokens]]) -> dict[int, list[str]]:
