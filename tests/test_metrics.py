@@ -233,9 +233,13 @@ def test_the_common_subsequence_keeps_the_order_of_words():
     assert lcs_length([], ["a"]) == lcs_length(["a"], []) == 0
 
 
-def test_without_java_the_scores_say_what_is_missing(monkeypatch):
+@pytest.mark.parametrize("broken", [False, True])
+def test_without_java_that_starts_the_scores_say_what_is_missing(broken, tmp_path, monkeypatch):
     pytest.importorskip("pycocoevalcap")
-    monkeypatch.setenv("PATH", "")
+    if broken:
+        (tmp_path / "java").write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / "java").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
     scores = score_captions({"1": "a dog"}, {"1": ["a dog"]})
     assert "METEOR" not in scores.corpus
     assert scores.absent["METEOR"].startswith("METEOR needs Java")

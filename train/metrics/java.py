@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 from epalm.errors import EPALMError
@@ -33,7 +32,6 @@ def package(metric: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-@cache
 def java_runs() -> bool:
     """Whether there is a Java, and it starts with the memory that METEOR asks for."""
     try:
