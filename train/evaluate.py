@@ -261,11 +261,12 @@ def evaluate(settings: Settings, split: str, model: Path, blind: bool, text_only
     encoder = load_frozen_encoder(settings, device) if settings.data.cache is None else None
     features = feature_source(settings, config, {"evaluated": items}, encoder)
     out, begun = Path(settings.out), time.monotonic()
+    made_with = fingerprint(model, settings, items)
 
     def run(seeing: Seeing) -> Scores:
         name = f"predictions-{split}" if seeing == "own" else f"{seeing.replace(' ', '-')}-{split}"
         with_java = java and seeing == "own"
-        forget_others(accelerator, out / name, fingerprint(model, settings, items, seeing))
+        forget_others(accelerator, out / name, made_with)
         return evaluate_split(
             accelerator, lm, text, adapter, features, items, settings, with_java, seeing, out / name
         )
@@ -299,13 +300,12 @@ def groups_of(items: Sequence[Item], scores: Scores) -> dict[str, dict[str, floa
     }
 
 
-def fingerprint(model: Path, settings: Settings, items: Sequence[Item], seeing: Seeing) -> str:
+def fingerprint(model: Path, settings: Settings, items: Sequence[Item]) -> str:
     """What predictions depend on: adapter, decoding, precision, preprocessing, and items."""
     parts = hashlib.sha256()
     for name in (WEIGHTS, CONFIG):
         parts.update((model / name).read_bytes())
-    shown = partners(items) if seeing == "blind" else items
-    chosen = (settings.generation, settings.optim.precision, settings.recipe, items, shown)
+    chosen = (settings.generation, settings.optim.precision, settings.recipe, items)
     parts.update(repr(chosen).encode(errors="surrogateescape"))
     return parts.hexdigest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -46,7 +47,8 @@ class Features:
         self.cache, self.encoder = cache, encoder
         self.layers = config.encoder.feature_layers
         self.recipe, self.reference = settings.recipe, settings.reference
-        self.pool = ThreadPoolExecutor(max(1, settings.data.workers))
+        self.pool = ThreadPoolExecutor(settings.data.workers)
+        self.key = functools.cache(content_key)  # a file is read for its key once, not in every epoch
         self.drop_paths: list[TimesformerDropPath] = []
         if settings.reference and isinstance(encoder, TimesformerEncoder):
             self.drop_paths = stochastic_depth(encoder)
@@ -74,7 +76,7 @@ class Features:
         """The media tensor of an item."""
         if draw == 0:
             return self.recipe(self.recipe.open(item.media))
-        seed = seed_of(content_key(item.media), draw)  # the view that a cache would hold
+        seed = seed_of(self.key(item.media), draw)  # the view that a cache would hold
         return augmented(self.recipe, open_augmented(self.recipe, item.media, seed), seed, self.reference)
 
 
