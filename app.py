@@ -30,8 +30,9 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import gradio as gr
 
-from epalm import EPALM, EPALMError, Request, previews
-from epalm.cli import REFUSED, add_model_options, licences_of, load_model, quiet_libraries, say, sentence
+from epalm import EPALM, EPALMError, Request
+from epalm.cli.main import REFUSED, add_model_options, licences_of, load_model, quiet_libraries, say, sentence
+from epalm.media import previews
 
 try:
     from spaces import GPU as on_gpu  # ZeroGPU lends a GPU for the time of a call

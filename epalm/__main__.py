@@ -1,9 +1,9 @@
-"""`python -m epalm`: see cli.py."""
+"""`python -m epalm`: see cli/main.py."""
 
 import sys
 
 try:
-    from epalm.cli import main
+    from epalm.cli.main import main
 
     sys.exit(main())
 except KeyboardInterrupt:  # while the libraries were being imported

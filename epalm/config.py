@@ -92,7 +92,7 @@ class AdapterConfig:
     prompt: PromptConfig | None
     task: TaskConfig
     generation: GenerationConfig
-    recipe: dict[str, Any]  # preprocessing, see epalm.image.ImageRecipe
+    recipe: dict[str, Any]  # preprocessing, see epalm.media.image.ImageRecipe
     shared_connector: bool = False
     description: str = ""
     metrics: dict[str, float] = field(default_factory=dict)

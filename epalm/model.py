@@ -25,19 +25,20 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCrit
 from transformers.generation.streamers import BaseStreamer
 
 from epalm.adapter import CONFIG, WEIGHTS, Adapter
-from epalm.audio import recipe_from_dict
-from epalm.backbones import choose_device, choose_dtype, load_lm
 from epalm.config import AdapterConfig
-from epalm.convert import convert
 from epalm.decoding import InjectedLM, with_overrides
-from epalm.encoders import Encoder, load_encoder
+from epalm.encoders.base import Encoder
+from epalm.encoders.load import load_encoder
 from epalm.errors import EPALMError, reason
-from epalm.image import ImageRecipe, ImageSource
-from epalm.media import modality_of
-from epalm.starter import cache_root
+from epalm.hub.checkpoints import convert
+from epalm.hub.wheels import cache_root
+from epalm.hub.zoo import ZOO, fetch_checkpoint
+from epalm.language_model import choose_device, choose_dtype, load_lm
+from epalm.media.audio import recipe_from_dict
+from epalm.media.container import modality_of
+from epalm.media.image import ImageRecipe, ImageSource
+from epalm.media.video import VideoRecipe
 from epalm.text import TaskText, pad_left
-from epalm.video import VideoRecipe
-from epalm.zoo import ZOO, fetch_checkpoint
 
 STARTER = Path(__file__).parent.parent / "assets" / "starter"
 RECIPES_OF: dict[str, Callable[[dict[str, Any]], Any]] = {

@@ -30,11 +30,11 @@ from epalm.config import (
     PromptConfig,
     TaskConfig,
 )
-from epalm.convert import adapter_from_original, original_name, read_original
 from epalm.decoding import InjectedLM, text_loss
-from epalm.encoders import Encoder
-from epalm.encoders.recorded import encoder_from_recorded
+from epalm.encoders.base import Encoder
+from epalm.encoders.original import encoder_from_recorded
 from epalm.errors import EPALMError
+from epalm.hub.checkpoints import adapter_from_original, original_name, read_original
 from epalm.injection import injection_schedule, layers_per_token
 
 HALF_TOLERANCE = {torch.float16: 3e-2, torch.bfloat16: 2e-1}  # relative to the largest recorded value

@@ -21,7 +21,6 @@ from transformers import (
     TimesformerModel,
 )
 
-from epalm import audio, video
 from epalm.adapter import Adapter
 from epalm.config import (
     AdapterConfig,
@@ -32,7 +31,8 @@ from epalm.config import (
     PromptConfig,
     TaskConfig,
 )
-from epalm.image import RECIPES
+from epalm.media import audio, video
+from epalm.media.image import RECIPES
 
 LAYERS, WIDTH = 6, 32
 TOKENIZER = Path(__file__).parent / "golden" / "toy_tokenizer"

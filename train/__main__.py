@@ -8,9 +8,9 @@ from pathlib import Path
 
 from epalm.errors import EPALMError
 from train.commands import add_evaluate, add_fit, add_study
-from train.features import add_features
-from train.prepare import add_prepare
-from train.report import add_report
+from train.data.prepare import add_prepare
+from train.features.command import add_features
+from train.reports.page import add_report
 
 
 def main() -> int:

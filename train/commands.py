@@ -72,7 +72,7 @@ def add_study(commands: Any) -> None:
 
 
 def study(arguments: argparse.Namespace) -> None:
-    from train.study import run_study
+    from train.reports.study import run_study
 
     run_study(arguments)
 

@@ -28,10 +28,9 @@ from epalm.config import AdapterConfig
 from epalm.decoding import InjectedLM
 from epalm.errors import EPALMError
 from epalm.text import TaskText, pad_left
-from train.datasets import find_dataset
-from train.manifest import Item, write_atomic
-from train.metrics import by_group, score_captions, score_labels, score_vqa
-from train.parts import (
+from train.data.benchmarks import find_dataset
+from train.data.manifest import Item, write_atomic
+from train.frozen import (
     Features,
     alone,
     feature_source,
@@ -41,6 +40,7 @@ from train.parts import (
     say,
     split_items,
 )
+from train.metrics import by_group, score_captions, score_labels, score_vqa
 from train.settings import Settings, load_settings
 
 Seeing = Literal["own", "blind", "text only"]  # the item's media, another item's, or none

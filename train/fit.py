@@ -33,13 +33,11 @@ from epalm.adapter import Adapter
 from epalm.decoding import InjectedLM, text_loss
 from epalm.errors import EPALMError, reason
 from epalm.text import TaskText
-from train.datasets import find_dataset
+from train.data.benchmarks import find_dataset
+from train.data.manifest import Item, write_atomic
 from train.evaluate import evaluate_split
-from train.feature_cache import cached_widths
-from train.loop import text_batch
-from train.manifest import Item, write_atomic
-from train.optimizer import learning_rates, make_optimizer, parameter_groups
-from train.parts import (
+from train.features.cache import cached_widths
+from train.frozen import (
     alone,
     feature_source,
     lm_config,
@@ -50,6 +48,8 @@ from train.parts import (
     say,
     split_items,
 )
+from train.loop import text_batch
+from train.optimizer import learning_rates, make_optimizer, parameter_groups
 from train.settings import Settings, load_settings, save_settings
 
 REFERENCE_WEIGHT = 0.1  # of the original's loss

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import yaml
 
-from epalm import audio, image, video
 from epalm.config import (
     AdapterConfig,
     EncoderConfig,
@@ -26,7 +25,8 @@ from epalm.config import (
     from_dict,
 )
 from epalm.errors import EPALMError, reason
-from train.datasets import find_dataset
+from epalm.media import audio, image, video
+from train.data.benchmarks import find_dataset
 
 RECIPES: dict[str, dict[str, Any]] = {
     "image": image.RECIPES,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import ASTConfig, ASTModel
 
-from epalm.encoders import Encoder, hub_errors
+from epalm.encoders.base import Encoder, hub_errors
 
 # The original's layer norms; the library's default is 1e-12.
 LAYER_NORM_EPS = 1e-6

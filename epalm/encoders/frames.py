@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from epalm.encoders import Encoder
+from epalm.encoders.base import Encoder
 from epalm.encoders.timm_image import TimmImageEncoder
 from epalm.errors import EPALMError
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import TimesformerConfig, TimesformerModel
 
-from epalm.encoders import Encoder, hub_errors
+from epalm.encoders.base import Encoder, hub_errors
 
 # The original's key names -> the library's. Applied in order, on whole dotted parts of a key.
 RENAMES = (

@@ -9,7 +9,7 @@ import timm
 from safetensors.torch import load_file
 from torch import Tensor
 
-from epalm.encoders import Encoder, hub_errors
+from epalm.encoders.base import Encoder, hub_errors
 from epalm.errors import EPALMError
 
 STARTER_ARCHITECTURES = {"starter/efficientnet-lite2": "tf_efficientnet_lite2"}
@@ -77,7 +77,7 @@ def load_starter(backbone: str, progress: Callable[[str], None] | None = None) -
     Raises:
         EPALMError: no such starter vision backbone.
     """
-    from epalm.starter import backbone_dir
+    from epalm.hub.wheels import backbone_dir
 
     if backbone not in STARTER_ARCHITECTURES:
         known = " or ".join(STARTER_ARCHITECTURES)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d, gelu
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as Network
 
-from epalm.encoders import Encoder, hub_errors
+from epalm.encoders.base import Encoder, hub_errors
 
 PARTS = 3  # beginning, middle and end of what can be heard
 STARTER_LAYERS = 3  # the last layer turns sounds into words: instruments are told apart best after the first
@@ -57,7 +57,7 @@ def audible(sound: Tensor) -> slice:
 
 def load_starter(backbone: str, progress: Callable[[str], None] | None = None) -> WhisperEncoder:
     """The starter's sound backbone, without its last layer; made in the local cache on first use."""
-    from epalm.starter import backbone_dir
+    from epalm.hub.wheels import backbone_dir
 
     with hub_errors(backbone):
         network = Network.from_pretrained(backbone_dir(backbone, progress), dtype=torch.float32)

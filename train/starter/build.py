@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from epalm import audio, image, video
 from epalm.adapter import CONFIG, Adapter
-from epalm.backbones import choose_device, load_lm
 from epalm.config import (
     AdapterConfig,
     EncoderConfig,
@@ -25,21 +23,28 @@ from epalm.config import (
     TaskConfig,
 )
 from epalm.decoding import InjectedLM
+from epalm.language_model import choose_device, load_lm
+from epalm.media import audio, image, video
 from epalm.model import EPALM, STARTER
 from epalm.text import TaskText
 from train.loop import Batch, Schedule, batch_loss, fit, make_batch
-from train.starter import clip_data, clip_features, examples, features, sound_data, sound_features
-from train.starter.clip_data import ClipData
-from train.starter.clips import write_clips
-from train.starter.data import TOKENS, StarterData
+from train.starter import examples
+from train.starter.clips import batches as clip_batches
+from train.starter.clips import features as clip_features
+from train.starter.clips.batches import ClipData
+from train.starter.clips.collect import write_clips
 from train.starter.distil import MILD, WIDE, Spread
-from train.starter.evaluate import report
 from train.starter.examples import Example
 from train.starter.manifests import write_manifests
+from train.starter.measure import report
 from train.starter.photos import gather_photos
-from train.starter.pictures import write_manifest
-from train.starter.sound_data import SoundData
-from train.starter.sounds import write_sounds
+from train.starter.pictures import features as picture_features
+from train.starter.pictures.batches import TOKENS, StarterData
+from train.starter.pictures.collect import write_manifest
+from train.starter.sounds import batches as sound_batches
+from train.starter.sounds import features as sound_features
+from train.starter.sounds.batches import SoundData
+from train.starter.sounds.collect import write_sounds
 from train.starter.split import split_pictures
 
 LM = LMConfig(
@@ -78,9 +83,9 @@ class Plan:
         return f"{self.task.modality}-{self.task.name}"
 
 
-PICTURES = EncoderConfig(features.ENCODER, (-1,) * TOKENS, (1280,) * TOKENS)
-CLIPS = EncoderConfig(clip_features.ENCODER, clip_data.LAYERS, clip_data.WIDTHS)
-SOUNDS = EncoderConfig(sound_features.ENCODER, sound_data.LAYERS, (1152,) * len(sound_data.LAYERS))
+PICTURES = EncoderConfig(picture_features.ENCODER, (-1,) * TOKENS, (1280,) * TOKENS)
+CLIPS = EncoderConfig(clip_features.ENCODER, clip_batches.LAYERS, clip_batches.WIDTHS)
+SOUNDS = EncoderConfig(sound_features.ENCODER, sound_batches.LAYERS, (1152,) * len(sound_batches.LAYERS))
 
 PLANS = (
     Plan(
@@ -102,7 +107,7 @@ PLANS = (
         starts_from="caption-wide",
     ),
     Plan(
-        clip_data.CAPTION,
+        clip_batches.CAPTION,
         CLIPS,
         video.RECIPES["starter"].to_dict(),
         "Look at the video. Say in a few words what it shows.",
@@ -110,7 +115,7 @@ PLANS = (
         starts_from="caption-wide",
     ),
     Plan(
-        clip_data.QA,
+        clip_batches.QA,
         CLIPS,
         video.RECIPES["starter"].to_dict(),
         "Look at the video and answer the question in a few words.",
@@ -118,7 +123,7 @@ PLANS = (
         starts_from="video-caption",
     ),
     Plan(
-        sound_data.CAPTION,
+        sound_batches.CAPTION,
         SOUNDS,
         audio.RECIPES["starter"].to_dict(),
         "Listen to the recording. Say in a few words what you hear.",
@@ -128,7 +133,7 @@ PLANS = (
         ),
     ),
     Plan(
-        sound_data.QA,
+        sound_batches.QA,
         SOUNDS,
         audio.RECIPES["starter"].to_dict(),
         "Listen to the recording and answer the question in a few words.",
@@ -247,7 +252,7 @@ def prepare(work: Path) -> dict[str, Data]:
     if not (work / "manifest.jsonl").exists():
         write_manifest(work)
     if not (work / "features.safetensors").exists():
-        features.encode_pictures(work)
+        picture_features.encode_pictures(work)
     if '"split"' not in (work / "manifest.jsonl").read_text():
         split_pictures(work)
     if not (work / "clips.jsonl").exists():

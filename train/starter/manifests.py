@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from train.manifest import Item, save_manifest
-from train.starter.data import WORDS_OF
+from train.data.manifest import Item, save_manifest
+from train.starter.pictures.batches import WORDS_OF
 
 VALIDATION = 20  # every so many training items one is for validation
 

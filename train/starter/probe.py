@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from train.starter.clip_data import ClipData
+from train.starter.clips.batches import ClipData
 
 RIDGE = (30.0, 300.0)  # penalties; the better one counts, for every kind of feature alike
 

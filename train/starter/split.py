@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from train.starter.features import on_white
+from train.starter.pictures.features import on_white
 
 TEST_SHARE = 0.15
 LARGEST_TESTED = 6  # pictures of a group: larger ones (clocks, smileys) would dominate the test

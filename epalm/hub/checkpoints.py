@@ -1,0 +1,89 @@
+"""Checkpoints of the original implementation (`checkpoint_best.pth`) -> adapter folders."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from epalm.adapter import Adapter
+from epalm.config import AdapterConfig
+from epalm.errors import EPALMError, reason
+from epalm.hub.zoo import find
+
+_PROMPT = "prompt_module.prefix_embedding."
+RENAMED = {
+    f"{_PROMPT}0.weight": "prompt.embedding.weight",
+    f"{_PROMPT}1.weight": "prompt.mlp.0.weight",
+    f"{_PROMPT}1.bias": "prompt.mlp.0.bias",
+    f"{_PROMPT}3.weight": "prompt.mlp.2.weight",
+    f"{_PROMPT}3.bias": "prompt.mlp.2.bias",
+}
+
+
+def original_name(name: str) -> str:
+    """Our parameter name -> the original's."""
+    return {new: old for old, new in RENAMED.items()}.get(name, name)
+
+
+def read_original(path: Path) -> dict[str, Tensor]:
+    """The trained tensors of an original checkpoint, under our names, in float32.
+
+    The file is a pickle, so only plain tensors and containers are accepted (`weights_only=True`).
+
+    Raises:
+        EPALMError: the file is missing, damaged, holds other objects, or is no eP-ALM checkpoint.
+    """
+    try:
+        data: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise EPALMError(f"There is no checkpoint at {path}.") from None
+    except pickle.UnpicklingError:
+        raise EPALMError(
+            f"{path} holds more than tensors and plain containers (or is no PyTorch checkpoint), "
+            "and such pickles are never executed; export its 'model' entry with torch.save."
+        ) from None
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        KeyError,
+        IndexError,
+        ValueError,
+    ) as error:  # what damage leads to
+        raise EPALMError(f"{path} cannot be read as a PyTorch checkpoint ({reason(error)}).") from None
+    state = data.get("model") if isinstance(data, Mapping) else None
+    if not isinstance(state, Mapping):
+        raise EPALMError(f"{path} has no 'model' entry, so it is no checkpoint of the original eP-ALM.")
+    state = {k.removeprefix("module."): v for k, v in state.items()}
+    kept = {RENAMED.get(k, k): v.float() for k, v in state.items() if k.startswith(("connector.", _PROMPT))}
+    if not kept:
+        raise EPALMError(f"{path} holds no connector and no prompt; its keys start with {list(state)[:3]}.")
+    return kept
+
+
+def adapter_from_original(state: Mapping[str, Tensor], config: AdapterConfig, source: str) -> Adapter:
+    """Build an adapter from renamed tensors; EPALMError naming both sides where a tensor does not fit."""
+    adapter = Adapter(config)
+    expected = adapter.state_dict()
+    for name in sorted(expected.keys() | state.keys()):
+        ours = tuple(expected[name].shape) if name in expected else "nothing"
+        theirs = tuple(state[name].shape) if name in state else "nothing"
+        if ours != theirs:
+            raise EPALMError(
+                f"{source} does not fit {config.lm.id} with {config.encoder.id}: "
+                f"{original_name(name)} should be {ours}, but the checkpoint holds {theirs}."
+            )
+    adapter.load_state_dict(dict(state))
+    return adapter.eval()
+
+
+def convert(checkpoint: Path, out: Path, preset: str) -> Adapter:
+    """Write the adapter folder `out` for an original checkpoint of the published recipe `preset`."""
+    adapter = adapter_from_original(read_original(checkpoint), find(preset).config, str(checkpoint))
+    adapter.save(out)
+    return adapter

@@ -1,0 +1,356 @@
+"""The ten published eP-ALM adapters: what each was trained on, which backbones it needs, where its file is.
+
+    from epalm.hub.zoo import ZOO, find, licence_notice
+    preset = find("coco-caption-opt-2.7b")
+    print(licence_notice(preset))
+
+All facts that turn one of the original's `checkpoint_best.pth` into an adapter folder are here
+(`checkpoints.py` does it). The checkpoints hold the connectors and the soft prompt alone, so the names and
+shapes of their tensors follow from a preset, too (`Preset.key_shapes`).
+"""
+
+import dataclasses
+import difflib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from epalm.config import (
+    AdapterConfig,
+    EncoderConfig,
+    GenerationConfig,
+    InjectionConfig,
+    LMConfig,
+    PromptConfig,
+    TaskConfig,
+)
+from epalm.errors import EPALMError
+from epalm.hub.download import Progress, download
+from epalm.media import audio, image, video
+from epalm.media.audio import AudioRecipe
+from epalm.media.image import ImageRecipe
+from epalm.media.video import VideoRecipe
+
+
+@dataclass(frozen=True)
+class Source:
+    """A place to fetch a file from; `sha256` only where it is known."""
+
+    url: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen language model or encoder: `width` of its hidden states or [CLS] features, `layers` deep."""
+
+    id: str  # on the Hugging Face Hub
+    title: str
+    width: int
+    layers: int
+    licence: str
+    commercial: bool  # whether the licence allows commercial use
+    revision: str | None = None  # Hub commit
+    originals: tuple[Source, ...] = ()  # the file that the authors trained with, in its own format
+
+
+@dataclass(frozen=True)
+class Result:
+    """A number that the authors report for this adapter; their README gives it, rounded."""
+
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One published adapter. Injection, mask and generation are those of the paper, the same for all ten."""
+
+    name: str
+    title: str
+    task: Literal["caption", "qa"]
+    modality: Literal["image", "video", "audio"]
+    lm: Backbone
+    encoder: Backbone
+    template: str  # of the text input; the tokenizer puts BOS before it
+    sources: tuple[Source, ...]
+    shared_connector: bool = False
+    prompt_mlp: bool = True
+    prompt_length: int = 10
+    start_layer: int = 19  # the perceptual token is replaced in layers start_layer ≤ i < end_layer
+    end_layer: int = 31
+    injected: int = 6  # [CLS] features, of the encoder's last layers
+    num_frames: int | None = None  # of a video
+    generation: GenerationConfig = GenerationConfig(num_beams=3, max_length=30, beam_scoring="reference")
+    result: Result | None = None
+
+    @property
+    def feature_layers(self) -> tuple[int, ...]:
+        """Encoder layers whose features are injected, shallowest first."""
+        return tuple(range(-self.injected, 0))
+
+    @property
+    def key_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor in the `model` entry of the original's checkpoint."""
+        width = self.lm.width  # the OPT models of the zoo embed tokens in their hidden width
+        shapes: dict[str, tuple[int, ...]] = {}
+        for i in range(1 if self.shared_connector else self.injected):
+            shapes[f"connector.{i}.weight"] = (width, self.encoder.width)
+            shapes[f"connector.{i}.bias"] = (width,)
+        shapes["prompt_module.prefix_embedding.0.weight"] = (self.prompt_length, width)
+        for i in (1, 3) if self.prompt_mlp else ():
+            shapes[f"prompt_module.prefix_embedding.{i}.weight"] = (width, width)
+            shapes[f"prompt_module.prefix_embedding.{i}.bias"] = (width,)
+        return shapes
+
+    @property
+    def config(self) -> AdapterConfig:
+        """The adapter folder's config."""
+        width = self.lm.width
+        task = TaskConfig(self.task, self.modality, self.template)
+        if self.task == "qa":
+            task = dataclasses.replace(task, answer_token=ANSWER_TOKEN)
+        return AdapterConfig(
+            lm=LMConfig(self.lm.id, width, width, self.lm.layers, "opt", self.lm.revision),
+            encoder=EncoderConfig(
+                self.encoder.id,
+                self.feature_layers,
+                (self.encoder.width,) * self.injected,
+                self.encoder.revision,
+            ),
+            injection=InjectionConfig(self.start_layer, self.end_layer, mask="reference"),
+            prompt=PromptConfig(self.prompt_length, self.prompt_mlp),
+            task=task,
+            generation=self.generation,
+            recipe=self.recipe.to_dict(),
+            shared_connector=self.shared_connector,
+            description=f"{self.title}, published with the paper",
+            metrics={self.result.metric: self.result.value} if self.result else {},
+        )
+
+    @property
+    def recipe(self) -> ImageRecipe | VideoRecipe | AudioRecipe:
+        """The original's preprocessing for evaluation."""
+        if self.modality == "image":
+            return image.RECIPES["epalm"]
+        if self.modality == "video":
+            return video.RECIPES[f"epalm-video-{self.num_frames}"]
+        return audio.RECIPES["epalm-audio"]
+
+    @property
+    def trainable(self) -> int:
+        """Number of trained parameters."""
+        return sum(math.prod(shape) for shape in self.key_shapes.values())
+
+    @property
+    def megabytes(self) -> int:
+        """Size of the checkpoint to fetch: float32 weights and AdamW's two moments of each."""
+        return round(self.trainable * 12 / 1e6)
+
+
+def find(name: str) -> Preset:
+    """The preset of this name; raises EPALMError naming the closest one."""
+    if name in ZOO:
+        return ZOO[name]
+    [closest] = difflib.get_close_matches(name.lower(), ZOO, n=1, cutoff=0.0)
+    raise EPALMError(
+        f"There is no published model '{name}': did you mean '{closest}'? `python -m epalm models` lists all."
+    )
+
+
+def licence_notice(preset: Preset) -> str:
+    """One or two sentences to show where a model is chosen: the licences of its parts and what follows."""
+    parts = (preset.lm, preset.encoder)
+    notice = f"{parts[0].title} is under the {parts[0].licence}, {parts[1].title} under {parts[1].licence}."
+    if restricted := [part.title for part in parts if not part.commercial]:
+        notice += f" Because of {' and '.join(restricted)}, this model is for non-commercial research only."
+    return notice
+
+
+def fetch_checkpoint(preset: Preset, folder: Path, progress: Progress | None = None) -> Path:
+    """Fetch the original's checkpoint of `preset` into `folder` from the first of its sources that gives it.
+
+    Resumes an interrupted download and does nothing when the file is there. Raises EPALMError when no source
+    is known or none can be reached; the sentence says how to use a local copy.
+    """
+    path = folder / f"{preset.name}.pth"
+    if path.exists():  # checked when it got this name, maybe by another source's hash
+        return path
+    local = (
+        f"with a copy of the checkpoint, run `python -m epalm convert CHECKPOINT OUT --preset {preset.name}`."
+    )
+    if not preset.sources:
+        raise EPALMError(f"No download source of {preset.name} is known; {local}")
+    failures = []
+    for source in preset.sources:
+        try:
+            return download(source.url, path, sha256=source.sha256, progress=progress)
+        except EPALMError as error:
+            failures.append(str(error).removesuffix("."))
+    raise EPALMError(f"{preset.name} could not be fetched: {'; '.join(failures)}; {local}")
+
+
+def table() -> list[dict[str, str]]:
+    """One row of text per published adapter, for the command line and the demo."""
+    return [
+        {
+            "name": preset.name,
+            "title": preset.title,
+            "task": preset.task,
+            "modality": preset.modality,
+            "language model": preset.lm.id,
+            "encoder": preset.encoder.id,
+            "trained parameters": f"{preset.trainable / 1e6:.2f} M",
+            "download": f"{preset.megabytes} MB",
+            "reported": f"{preset.result.metric} {preset.result.value:g}" if preset.result else "",
+            "licence": licence_notice(preset),
+        }
+        for preset in ZOO.values()
+    ]
+
+
+OPT_LICENCE = "OPT-175B licence (non-commercial research)"
+
+OPT_2_7B = Backbone(
+    id="facebook/opt-2.7b",
+    title="OPT-2.7B",
+    width=2560,
+    layers=32,
+    licence=OPT_LICENCE,
+    commercial=False,
+    revision="905a4b602cda5c501f1b3a2650a4152680238254",
+)
+OPT_6_7B = Backbone(
+    id="facebook/opt-6.7b",
+    title="OPT-6.7B",
+    width=4096,
+    layers=32,
+    licence=OPT_LICENCE,
+    commercial=False,
+    revision="a45aa65bbeb77c1558bc99bedc6779195462dab0",
+)
+
+AUGREG = "https://storage.googleapis.com/vit_models/augreg/"
+VIT_B = Backbone(
+    id="timm/vit_base_patch16_224.augreg_in21k_ft_in1k",
+    title="ViT-B/16",
+    width=768,
+    layers=12,
+    licence="Apache-2.0",
+    commercial=True,
+    revision="2ec9fb3d7bb664aac471ac44582c94d18de33780",
+    originals=(
+        Source(
+            AUGREG + "B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0"
+            "--imagenet2012-steps_20k-lr_0.01-res_224.npz"
+        ),
+    ),
+)
+VIT_L = Backbone(
+    id="timm/vit_large_patch16_224.augreg_in21k_ft_in1k",
+    title="ViT-L/16",
+    width=1024,
+    layers=24,
+    licence="Apache-2.0",
+    commercial=True,
+    originals=(
+        Source(
+            AUGREG + "L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1"
+            "--imagenet2012-steps_20k-lr_0.01-res_224.npz"
+        ),
+    ),
+)
+TIMESFORMER = Backbone(
+    id="facebook/timesformer-base-finetuned-k600",
+    title="TimeSformer",
+    width=768,
+    layers=12,
+    licence="CC-BY-NC 4.0",
+    commercial=False,
+    originals=(
+        Source("https://www.dropbox.com/s/4h2qt41m2z3aqrb/TimeSformer_divST_8x32_224_K600.pyth?dl=1"),
+    ),
+)
+AST = Backbone(
+    id="MIT/ast-finetuned-audioset-10-10-0.4593",
+    title="AST",
+    width=768,
+    layers=12,
+    licence="BSD-3-Clause",
+    commercial=True,
+    revision="f826b80d28226b62986cc218e5cec390b1096902",
+    originals=(Source("https://www.dropbox.com/s/ca0b1v2nlxzyeb4/audioset_10_10_0.4593.pth?dl=1"),),
+)
+
+ANSWER_TOKEN = "</a>"
+CAPTION = ""
+QUESTION = "{question}?</a>"  # a question that ends in "?" gets a second one, as in training
+
+
+def _sources(folder: str, share: str, sha256: str | None = None) -> tuple[Source, ...]:
+    """The authors' demo on the Hub, at a fixed commit, and the share that their README names."""
+    hub = "https://huggingface.co/spaces/mshukor/eP-ALM/resolve/3eb682b3bdd4c30665f58015e4785efbba5a833b"
+    return (
+        Source(f"{hub}/checkpoints/{folder}/checkpoint_best.pth", sha256),
+        Source(f"https://nuage.isir.upmc.fr/index.php/s/{share}/download"),
+    )
+
+
+def _image(name: str, title: str, task: str, sources: tuple[Source, ...], **settings) -> Preset:
+    return _preset(name, title, task, sources, modality="image", encoder=VIT_B, **settings)
+
+
+def _video(name: str, title: str, task: str, sources: tuple[Source, ...], **settings) -> Preset:
+    return _preset(name, title, task, sources, modality="video", encoder=TIMESFORMER, **settings)
+
+
+def _large(name: str, title: str, task: str, sources: tuple[Source, ...]) -> Preset:
+    """The paper's eP-ALM pt-L: larger backbones, one shared connector, plain soft prompt, half precision."""
+    settings = {"lm": OPT_6_7B, "encoder": VIT_L}
+    shape = {"shared_connector": True, "prompt_mlp": False}
+    return _preset(name, title, task, sources, modality="image", **settings, **shape)
+
+
+def _preset(
+    name: str, title: str, task: str, sources: tuple[Source, ...], modality: str, **settings
+) -> Preset:
+    """The paper's main models, where `settings` do not say otherwise."""
+    lm = settings.pop("lm", OPT_2_7B)
+    return Preset(
+        name=f"{name}-{lm.title.lower()}",
+        title=f"{title} ({lm.title})",
+        task=task,
+        modality=modality,
+        lm=lm,
+        template=CAPTION if task == "caption" else QUESTION,
+        sources=sources,
+        **settings,
+    )
+
+
+VQA_SHA256 = "ed245e9f9395937cc5297f6415ec89880fdcc13d48cc79f988c829f4632543a8"
+GQA_SHA256 = "3d3dbbe0581762284cbcef7c4cf5bf5458bfa01a8393696792eba2e2c07df779"
+
+# fmt: off
+PRESETS = (
+    _image("vqa", "VQA v2", "qa", _sources("float32/ePALM_vqa", "SMTJqfL62KC88z5", VQA_SHA256)),
+    _large("vqa", "VQA v2", "qa", _sources("accelerate/ePALM_pt_L_acc_vqa", "aSrCTKXsKQxAE72")),
+    _image("coco-caption", "COCO captioning", "caption",
+           _sources("float32/ePALM_caption", "y9KZr9CEpe42443"), result=Result("CIDEr", 97)),
+    _large("coco-caption", "COCO captioning", "caption",
+           _sources("accelerate/ePALM_pt_L_acc_caption", "PNrytqFbJWJqdt3")),
+    _image("gqa", "GQA", "qa", _sources("float32/ePALM_gqa", "8rS84b4EH56CPZq", GQA_SHA256)),
+    _large("gqa", "GQA", "qa", _sources("accelerate/ePALM_pt_L_acc_gqa", "9o7gk5gWY5ZNKLM")),
+    _video("msrvtt-caption", "MSR-VTT captioning", "caption",
+           _sources("float32/ePALM_video_caption_msrvtt", "nCj7mz7NHgeYokP"), num_frames=16),
+    _video("msrvtt-qa", "MSRVTT-QA", "qa",
+           _sources("float32/ePALM_video_qa_msrvtt", "RysMQzH9sSf5b7P"), num_frames=8),
+    _video("msvd-qa", "MSVD-QA", "qa",
+           _sources("float32/ePALM_video_qa_msvd", "LCdLN3xg35jGCP2"), num_frames=8),
+    _preset("audiocaps", "AudioCaps captioning", "caption",
+            _sources("float32/ePALM_audio_caption", "ZeeZc9zdFSgFTFC"), modality="audio", encoder=AST),
+)
+# fmt: on
+
+ZOO: dict[str, Preset] = {preset.name: preset for preset in PRESETS}

@@ -1,0 +1,557 @@
+"""Preparing a benchmark: official files, or the original's, become manifests of media that surely open."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from epalm.errors import EPALMError
+from tests.helpers import tiny_benchmarks as tiny
+from tests.helpers.tiny_benchmarks import write_original, write_tiny
+from train.__main__ import main
+from train.data.benchmarks import DATASETS, find_dataset
+from train.data.benchmarks.files import Files
+from train.data.manifest import Item, load_manifest, save_manifest
+from train.data.prepare import check_files, prepare, summary
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory) -> dict[str, Path]:
+    """Every benchmark as downloaded; tests that change something copy it."""
+    folder = tmp_path_factory.mktemp("official")
+    return {name: write_tiny(name, folder / name) for name in DATASETS}
+
+
+def prepared(name: str, source: Path, out: Path, **options) -> dict[str, list[Item]]:
+    """The manifests that a run writes, by split."""
+    prepare(find_dataset(name), source, out, **options)
+    return manifests(out)
+
+
+def manifests(out: Path) -> dict[str, list[Item]]:
+    paths = [path for path in out.glob("*.jsonl") if path.stem != "checked"]
+    return {path.stem: load_manifest(path) for path in paths}
+
+
+def refusal(name: str, source: Path, out: Path, **options) -> str:
+    with pytest.raises(EPALMError) as error:
+        prepare(find_dataset(name), source, out, **options)
+    text = str(error.value)
+    assert "\n" not in text and text.endswith(".")
+    return text
+
+
+SIZES = {
+    "vqa_v2": {"train": 6, "val": 14, "karpathy_train": 8, "karpathy_val": 6, "karpathy_test": 6},
+    "gqa": {"train": 8, "val": 6, "testdev": 6},
+    "coco_caption": {"train": 16, "val": 6, "test": 6},
+    "msrvtt_caption": {"train": 16, "val": 6, "train7k": 46, "test": 6},
+    "msrvtt_qa": {"train": 8, "val": 6, "test": 6},
+    "msvd_qa": {"train": 8, "val": 6, "test": 6},
+    "audiocaps": {"train": 8, "val": 6, "test": 6},
+}
+EXAMPLES = {  # split, item: id, name of the medium, prompt, answers, group
+    "vqa_v2": (
+        "karpathy_val",
+        Item(
+            "1063000",
+            "COCO_val2014_000000001063.jpg",
+            "what color is the square?",
+            ("green",) * 7 + ("a green",) * 2 + ("thing",),
+            {"question_type": "what color", "answer_type": "other"},
+        ),
+    ),
+    "gqa": (
+        "testdev",
+        Item(
+            "00000015",
+            "n2015.jpg",
+            "what color is the square?",
+            ("yellow",),
+            {"structural": "query", "semantic": "attr"},
+        ),
+    ),
+    "coco_caption": (
+        "val",
+        Item(
+            "COCO_val2014_000000001063",
+            "COCO_val2014_000000001063.jpg",
+            None,
+            (
+                "a green square",
+                "there is a green square",
+                "one green square",
+                "a green square alone",
+                "this is a green square",
+            ),
+        ),
+    ),
+    "msrvtt_caption": (
+        "train7k",
+        Item("video7-1", "video7.mp4", None, ("there is a yellow circle moving to the left",)),
+    ),
+    "msrvtt_qa": (
+        "test",
+        Item("514", "video14.mp4", "what is the blue thing?", ("bar",), {"question_type": "what"}),
+    ),
+    "msvd_qa": (
+        "test",
+        Item("514", "-e14XyZ_w4k_14_24.avi", "what is the blue thing?", ("bar",), {"question_type": "what"}),
+    ),
+    "audiocaps": (
+        "val",
+        Item(
+            "--i08qR5tUvW",
+            "--i08qR5tUvW.wav",
+            None,
+            tuple(
+                f"{text}, then nothing"
+                for text in (
+                    "a low tone",
+                    "there is a low tone",
+                    "one low tone",
+                    "a low tone alone",
+                    "this is a low tone",
+                )
+            ),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_official_files_become_one_manifest_per_split(name, official, tmp_path):
+    splits = prepared(name, official[name], tmp_path, workers=2)
+    assert {split: len(items) for split, items in splits.items()} == SIZES[name]
+    assert splits.keys() <= DATASETS[name].splits.keys()
+    for items in splits.values():
+        assert all(Path(item.media).is_file() and Path(item.media).is_absolute() for item in items)
+        assert all((item.prompt is None) == (DATASETS[name].task == "caption") for item in items)
+    split, expected = EXAMPLES[name]
+    found = {item.id: item for item in splits[split]}[expected.id]
+    assert Path(found.media).name == expected.media
+    assert (found.prompt, found.answers, found.group) == (expected.prompt, expected.answers, expected.group)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_originals_lists_give_the_same_items(name, official, tmp_path):
+    def comparable(splits):
+        return {
+            split: sorted((i.id, Path(i.media).name, i.prompt, i.answers) for i in items)
+            for split, items in splits.items()
+        }
+
+    ours = comparable(prepared(name, official[name], tmp_path / "ours", check=False))
+    source = write_original(name, tmp_path / "data")
+    theirs = comparable(prepared(name, source, tmp_path / "theirs", check=False))
+    assert len(theirs) >= 2
+    assert theirs == {split: ours[split] for split in theirs}
+
+
+def test_all_benchmarks_of_the_original_may_share_one_folder(tmp_path):
+    for name in DATASETS:
+        write_original(name, tmp_path / "data")
+    for name in DATASETS:
+        splits = prepared(name, tmp_path / "data", tmp_path / name, check=False)
+        assert {split: len(items) for split, items in splits.items()} == {
+            split: SIZES[name][split] for split in splits
+        }
+
+
+def test_every_question_is_in_one_of_karpathys_splits_and_restval_is_for_training(official, tmp_path):
+    splits = prepared("vqa_v2", official["vqa_v2"], tmp_path, check=False)
+    parts = [{item.id for item in splits[f"karpathy_{part}"]} for part in ("train", "val", "test")]
+    assert set.union(*parts) == {item.id for item in splits["train"] + splits["val"]}
+    assert sum(map(len, parts)) == 20
+    assert any("val2014" in item.media for item in splits["karpathy_train"])
+
+
+def test_test_questions_without_answers(official, tmp_path):
+    questions = [{"image_id": 1063, "question": "what?", "question_id": 7}]
+    tiny.write_json({"questions": questions}, tmp_path / "v2_OpenEnded_mscoco_test2015_questions.json")
+    tiny.write_picture(1, tmp_path / "test2015" / "COCO_test2015_000000001063.jpg")
+    splits = prepared("vqa_v2", tmp_path, tmp_path / "out", check=False)
+    assert [(i.id, i.prompt, i.answers) for i in splits["test"]] == [("7", "what?", ())]
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name, number: f"Y{name}.wav",
+        lambda name, number: f"{name}_30.wav",
+        lambda name, number: f"{name}_30_40.flac",
+        lambda name, number: f"{name}_30000_40000.wav",
+        lambda name, number: f"{90_000 + 10 * number}.wav",
+    ],
+)
+def test_sounds_are_found_under_the_names_that_downloaders_give(rename, tmp_path):
+    write_tiny("audiocaps", tmp_path / "in")
+    for number in (*tiny.TRAIN, *tiny.VAL, *tiny.TEST):
+        (path,) = (tmp_path / "in").rglob(f"{tiny.clip_name(number)}.wav")
+        path.rename(tmp_path / "in" / rename(tiny.clip_name(number), number))
+    splits = prepared("audiocaps", tmp_path / "in", tmp_path / "out", check=False)
+    assert {split: len(items) for split, items in splits.items()} == SIZES["audiocaps"]
+
+
+def test_msvd_videos_by_number_need_no_mapping(official, tmp_path):
+    source = tmp_path / "in"
+    tiny.write_video_qa(source, {})
+    for number in (*tiny.TRAIN, *tiny.VAL, *tiny.TEST):
+        tiny.write_video(number, source / "video" / f"vid{number}.avi")
+    assert len(prepared("msvd_qa", source, tmp_path / "out", check=False)["train"]) == 8
+
+
+def test_media_may_lie_elsewhere_behind_links_and_be_of_another_kind(tmp_path):
+    write_tiny("coco_caption", tmp_path / "in")
+    elsewhere = tmp_path / "pool"
+    for year in ("train2014", "val2014"):
+        (tmp_path / "in" / year).rename(tmp_path / year)
+        elsewhere.mkdir(exist_ok=True)
+        (elsewhere / year).symlink_to(tmp_path / year)
+    (tmp_path / "val2014" / "round").symlink_to(tmp_path / "val2014")  # in circles
+    jpeg = tmp_path / "val2014" / f"{tiny.coco_name(8)}.jpg"
+    jpeg.rename(jpeg.with_name("000000001056.PNG"))  # COCO's names since 2017
+    jpeg.with_name("._000000001056.png").touch()  # what macOS leaves behind
+    splits = prepared("coco_caption", tmp_path / "in", tmp_path / "out", media=[elsewhere], check=False)
+    assert {split: len(items) for split, items in splits.items()} == SIZES["coco_caption"]
+    assert splits["val"][0].media == str(elsewhere / "val2014" / "000000001056.PNG")
+
+
+# ---------------------------------------------------------------- missing and damaged media
+
+
+@pytest.mark.parametrize("name", ["gqa", "msrvtt_caption", "audiocaps"])
+def test_missing_and_damaged_media_are_left_out_and_reported(name, tmp_path, capsys):
+    source, out = write_tiny(name, tmp_path / "in"), tmp_path / "out"
+    whole = prepared(name, source, tmp_path / "whole", check=False)
+    train, val, test = (items for split, items in sorted(whole.items()) if split != "train7k")
+    gone, cut, noise = (Path(items[0].media) for items in (train, val, test))
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:40])
+    noise.write_bytes(random.Random(0).randbytes(500))
+    report = prepare(find_dataset(name), source, out, workers=2)
+    lost = {str(gone), str(cut), str(noise)}
+    assert report["missing"] == [gone.stem] and report["damaged"].keys() == {str(cut), str(noise)}
+    assert report["damaged"][str(cut)].startswith(str(cut)) and report["damaged"][str(cut)].endswith(".")
+    expected = {split: [item for item in items if item.media not in lost] for split, items in whole.items()}
+    assert manifests(out) == expected
+    assert json.loads((out / "report.json").read_text()) == report
+    left_out = sum(len(whole[split]) - len(expected[split]) for split in whole)
+    assert sum(count["left_out"] for count in report["splits"].values()) == left_out > 0
+    text = summary(find_dataset(name), report, out)
+    assert f"1 missing and 2 damaged; {left_out} items are left out" in text
+    assert f"{gone.stem} is missing." in text and report["damaged"][str(cut)] in text
+
+
+def test_repaired_files_are_opened_again(tmp_path):
+    source, out = write_tiny("gqa", tmp_path / "in"), tmp_path / "out"
+    picture = source / "images" / "n2001.jpg"
+    picture.write_bytes(b"\xff\xd8\xff damaged")
+    assert len(prepared("gqa", source, out, workers=1)["train"]) == 7
+    tiny.write_picture(1, picture)
+    assert len(prepared("gqa", source, out, workers=1)["train"]) == 8
+    picture.write_bytes(b"")
+    assert len(prepared("gqa", source, out, workers=1)["train"]) == 7
+
+
+def test_a_split_without_media_has_no_manifest_not_even_an_old_one(tmp_path):
+    source, out = write_tiny("audiocaps", tmp_path / "in"), tmp_path / "out"
+    assert "test" in prepared("audiocaps", source, out, check=False)
+    for path in (source / "test").iterdir():
+        path.unlink()
+    report = prepare(find_dataset("audiocaps"), source, out, check=False)
+    assert manifests(out).keys() == {"train", "val"}
+    assert "test.jsonl is not written: none of its 6 items can be used." in summary(
+        find_dataset("audiocaps"), report, out
+    )
+
+
+def dies_on_some(path: str) -> str | None:
+    if "bad" in path:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return "refused" if "odd" in path else None
+
+
+def test_a_file_that_kills_its_worker_is_damaged_and_the_others_are_still_opened():
+    paths = [f"good{i}" for i in range(10)] + ["bad1", "odd"] + [f"fine{i}" for i in range(30)] + ["bad2"]
+    outcome = dict(check_files(paths, dies_on_some, workers=2))
+    assert outcome.keys() == set(paths)
+    problems = {path: problem for path, problem in outcome.items() if problem}
+    assert problems.keys() == {"bad1", "bad2", "odd"} and problems["odd"] == "refused"
+    assert problems["bad1"].startswith("bad1 makes the program that opens it crash")
+
+
+# ---------------------------------------------------------------- stopping and going on
+
+
+def same(one: Path, other: Path) -> bool:
+    names = {path.name for path in one.iterdir()} - {"checked.jsonl"}
+    return names == {path.name for path in other.iterdir()} - {"checked.jsonl"} and all(
+        (one / name).read_bytes() == (other / name).read_bytes() for name in names
+    )
+
+
+@pytest.fixture
+def damaged_gqa(tmp_path) -> Path:
+    source = write_tiny("gqa", tmp_path / "in")
+    (source / "images" / "n2001.jpg").unlink()
+    (source / "images" / "n2003.jpg").write_bytes(b"\xff\xd8\xff damaged")
+    return source
+
+
+def test_killed_and_started_again(damaged_gqa, tmp_path):
+    """SIGKILL while files are being opened: the workers end, too."""
+    prepare(find_dataset("gqa"), damaged_gqa, tmp_path / "undisturbed", workers=1)
+    out, mark = tmp_path / "out", f"PREPARE_TEST={tmp_path}"
+    (tmp_path / "slow.py").write_text(
+        "import time, train.data.prepare as p\ndef check(path): time.sleep(1); return p.check_image(path)"
+    )
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import train.data.prepare as p, train.data.benchmarks as d, slow, pathlib\n"
+        "p.CHECKS['image'] = slow.check\n"
+        f"p.prepare(d.find_dataset('gqa'), pathlib.Path({str(damaged_gqa)!r}), pathlib.Path({str(out)!r}), "
+        "workers=2)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PREPARE_TEST": str(tmp_path)}
+    )
+    while len(lines(out / "checked.jsonl")) < 3 and process.poll() is None:
+        time.sleep(0.02)
+    assert marked(mark) or not Path("/proc").exists()
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert 3 <= len(lines(out / "checked.jsonl")) < 19 and not list(out.glob("report*"))
+    deadline = time.monotonic() + 20
+    while (alive := marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive
+    prepare(find_dataset("gqa"), damaged_gqa, out, workers=2)
+    assert same(out, tmp_path / "undisturbed")
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def marked(mark: str) -> list[str]:
+    """Processes with this in their environment; none where it cannot be seen."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.append(process.name)
+        except OSError:
+            continue
+    return found
+
+
+def test_cut_off_anywhere_and_started_again(damaged_gqa, tmp_path):
+    """A kill leaves any first part of checked.jsonl, any of the manifests, or a part file."""
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
+    prepare(find_dataset("gqa"), damaged_gqa, undisturbed, workers=1)
+    rows = (undisturbed / "checked.jsonl").read_bytes()
+    chance = random.Random(0)
+    for _ in range(8):
+        out.mkdir()
+        (out / "checked.jsonl").write_bytes(rows[: chance.randrange(len(rows))])
+        for name in ("train.jsonl", "testdev.jsonl", "report.json"):
+            if chance.random() < 0.5:
+                (out / name).write_bytes((undisturbed / name).read_bytes())
+        (out / "val.jsonl.part").write_text('{"id": "0000')
+        prepare(find_dataset("gqa"), damaged_gqa, out, workers=1)
+        assert same(out, undisturbed)
+        for path in out.iterdir():
+            path.unlink()
+        out.rmdir()
+
+
+def test_a_second_run_opens_nothing_again(official, tmp_path, monkeypatch, capsys):
+    prepare(find_dataset("gqa"), official["gqa"], tmp_path, workers=1)
+    before = (tmp_path / "checked.jsonl").read_bytes()
+    prepare(find_dataset("gqa"), official["gqa"], tmp_path, workers=1)
+    assert (tmp_path / "checked.jsonl").read_bytes() == before
+    assert "20 files were opened before." in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- files that are not what they should be
+
+ANNOTATION = {
+    "vqa_v2": "v2_mscoco_val2014_annotations.json",
+    "gqa": "val_balanced_questions.json",
+    "coco_caption": "dataset_coco.json",
+    "msrvtt_caption": "test_videodatainfo.json",
+    "msrvtt_qa": "val_qa.json",
+    "msvd_qa": "val_qa.json",
+    "audiocaps": "val.csv",
+}
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_broken_download_is_named_in_one_sentence(name, tmp_path):
+    source = write_tiny(name, tmp_path / "in")
+    (path,) = source.rglob(ANNOTATION[name])
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex(b"," if name != "audiocaps" else b'"')])
+    assert str(path) in refusal(name, source, tmp_path / "out")
+    path.write_bytes(b"[3]" if name != "audiocaps" else b"<!DOCTYPE html>")
+    assert str(path) in refusal(name, source, tmp_path / "out")
+    path.write_bytes(b"{}" if name != "audiocaps" else b"audiocap_id,youtube_id,start_time,caption\n1,2")
+    told = "The files of the split val" if name == "gqa" else str(path)
+    assert told in refusal(name, source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "old", "new", "told"),
+    [
+        ("vqa_v2", "v2_OpenEnded_mscoco_val2014_questions.json", '"question_id"', '"id"', "'question_id' in"),
+        (
+            "vqa_v2",
+            "v2_mscoco_val2014_annotations.json",
+            '"question_id": 1',
+            '"question_id": 2',
+            "no answers",
+        ),
+        ("vqa_v2", "dataset_coco.json", '"cocoid": 1', '"cocoid": 2', "lacks the picture of question"),
+        ("gqa", "val_balanced_questions.json", '"imageId"', '"image"', "'imageId' in entry 1"),
+        ("coco_caption", "dataset_coco.json", '"split": "restval"', '"split": "x"', "the split 'x'"),
+        ("coco_caption", "dataset_coco.json", '"raw"', '"text"', "'raw' in entry 1"),
+        ("msrvtt_caption", "test_videodatainfo.json", '"split": "test"', '"split": "x"', "no known split"),
+        ("msrvtt_qa", "val_qa.json", '"answer": ', '"answers": ', "'answer' in entry 1"),
+        ("msvd_qa", "youtube_mapping.txt", " vid", " vid ", "youtube_mapping.txt:1 is no pair"),
+        ("audiocaps", "val.csv", "start_time", "start", "lacks the column 'start_time'"),
+    ],
+)
+def test_a_file_of_another_form_is_named_in_one_sentence(name, file, old, new, told, tmp_path):
+    source = write_tiny(name, tmp_path / "in")
+    (path,) = source.rglob(file)
+    path.write_text(path.read_text().replace(old, new))
+    assert told in refusal(name, source, tmp_path / "out", check=False)
+
+
+def test_what_is_not_there_is_said_with_where_to_get_it(tmp_path):
+    source = write_tiny("vqa_v2", tmp_path / "in")
+    (source / "v2_mscoco_val2014_annotations.json").unlink()
+    assert "v2_mscoco_val2014_annotations.json is not under" in refusal("vqa_v2", source, tmp_path / "out")
+    text = refusal("gqa", source, tmp_path / "out")
+    assert "has no annotation files of GQA" in text and "cs.stanford.edu/people/dorarad/gqa" in text
+    assert "cannot be read as a folder" in refusal("gqa", tmp_path / "nowhere", tmp_path / "out")
+    for path in source.rglob("*.jpg"):
+        path.unlink()
+    text = refusal("coco_caption", source, tmp_path / "out")
+    assert text.startswith("None of the 20 pictures of COCO captions is under")
+    assert "COCO_train2014_000000001000" in text
+
+
+def test_two_files_of_one_name_are_not_guessed_between(tmp_path):
+    for version in ("dataset", "dataset2.0"):
+        write_tiny("audiocaps", tmp_path / version)
+    assert "are both there; give --source" in refusal("audiocaps", tmp_path, tmp_path / "out")
+    sounds = tmp_path / "dataset"
+    assert prepared("audiocaps", tmp_path / "dataset2.0", tmp_path / "out", media=[sounds], check=False)
+    write_tiny("audiocaps", tmp_path / "x" / "y")  # further down than the next
+    (tmp_path / "x" / "train.csv").write_text("audiocap_id,youtube_id,start_time,caption\n1,a,0,b\n")
+    assert Files(tmp_path / "x", "audio").find("train.csv") == tmp_path / "x" / "train.csv"
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command(official, tmp_path, monkeypatch, capsys):
+    arguments = ["prepare", "gqa", "--source", str(official["gqa"]), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["train", *arguments, "--workers", "1"])
+    assert main() == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == f"{tmp_path / 'out' / 'train'}.jsonl: 8 items, 8 pictures"
+    assert out[-1] == "All 20 pictures are there."
+    monkeypatch.setattr(sys, "argv", ["train", *arguments, "--workers", "0"])
+    assert main() == 2
+    assert "at least one process" in capsys.readouterr().err
+
+
+def test_its_help_says_where_everything_is(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train", "prepare", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    text = capsys.readouterr().out
+    for dataset in DATASETS.values():
+        assert f"{dataset.name}: {dataset.title}" in text
+        assert all(f"DIR/{path}" in text for path in dataset.layout)
+        assert all(f"{split}.jsonl: " in text for split in dataset.splits)
+    assert max(map(len, text.splitlines())) <= 110
+
+
+def test_unknown_benchmarks():
+    with pytest.raises(EPALMError, match="'msvd' is no benchmark: did you mean msvd_qa"):
+        find_dataset("msvd")
+
+
+# ---------------------------------------------------------------- manifests
+
+
+def test_a_manifest_comes_back_as_it_was_saved(tmp_path):
+    items = [
+        Item("0", str(tmp_path / "a b.jpg"), None, ("ein Hund läuft", "un chien\ncourt")),
+        Item("1", str(tmp_path / "\udce9.jpg"), "what?", ("yes", "yes", "no"), {"question_type": "what"}),
+        Item("2", str(tmp_path / "c.jpg"), "what?", ()),
+    ]
+    save_manifest(items, tmp_path / "new" / "val.jsonl")
+    assert load_manifest(tmp_path / "new" / "val.jsonl") == items
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["val.jsonl"]
+
+
+def test_media_are_relative_to_the_manifest(tmp_path, monkeypatch):
+    (tmp_path / "own.jsonl").write_text(
+        '{"id": "1", "media": "pets/1.jpg", "prompt": null, "answers": ["a"]}\n'
+    )
+    monkeypatch.chdir(tmp_path.parent)
+    assert load_manifest(tmp_path / "own.jsonl")[0].media == str(tmp_path / "pets" / "1.jpg")
+
+
+GOOD = {"id": "1", "media": "1.jpg", "prompt": None, "answers": ["a dog"]}
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ({**GOOD, "anwsers": ["a"]}, "has the unknown key 'anwsers'; the closest valid key is 'answers'."),
+        ({"id": "1", "media": "1.jpg", "answers": []}, "lacks the key 'prompt'."),
+        ({**GOOD, "id": 3}, "'id' must be of type str, but it is 3."),
+        ({**GOOD, "answers": "a dog"}, "'answers' must be a list, but it is 'a dog'."),
+        ({**GOOD, "answers": [2]}, "'answers' must be of type str, but it is 2."),
+        ({**GOOD, "group": {"kind": 1}}, "'group', 'kind' must be of type str, but it is 1."),
+        ({**GOOD, "media": ""}, "has an empty 'media'"),
+        ({**GOOD, "id": "0"}, "has the id '0' of line 1 again."),
+        ([GOOD], "must be an object with named fields"),
+        ("{", "is not valid JSON"),
+    ],
+)
+def test_a_bad_line_of_a_manifest_is_named(line, told, tmp_path):
+    path = tmp_path / "own.jsonl"
+    text = line if isinstance(line, str) else json.dumps(line)
+    path.write_text(json.dumps({**GOOD, "id": "0"}) + "\n\n" + text + "\n")
+    with pytest.raises(EPALMError) as error:
+        load_manifest(path)
+    assert str(error.value).startswith(f"{path}:3") and told in str(error.value)
+
+
+def test_no_manifest(tmp_path):
+    with pytest.raises(EPALMError, match="cannot be read: No such file"):
+        load_manifest(tmp_path / "val.jsonl")
+    (tmp_path / "val.jsonl").write_text("\n")
+    with pytest.raises(EPALMError, match="has no items"):
+        load_manifest(tmp_path / "val.jsonl")
+    (tmp_path / "val.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(EPALMError, match="is not UTF-8 text"):
+        load_manifest(tmp_path / "val.jsonl")
+    (tmp_path / "file").touch()
+    with pytest.raises(EPALMError, match="cannot be written"):
+        save_manifest([], tmp_path / "file" / "val.jsonl")

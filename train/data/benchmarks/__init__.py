@@ -1,0 +1,37 @@
+"""The seven benchmarks of the paper: official files -> items per split. And what own data can be.
+
+dataset = DATASETS["gqa"]
+files = Files(Path("downloads/gqa"), dataset.modality)
+items = dataset.read(files)["testdev"]
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from epalm.errors import EPALMError
+from train.data.benchmarks.audiocaps import AUDIOCAPS
+from train.data.benchmarks.base import Dataset, Task
+from train.data.benchmarks.coco_caption import COCO_CAPTION
+from train.data.benchmarks.files import Files
+from train.data.benchmarks.gqa import GQA
+from train.data.benchmarks.msrvtt_caption import MSRVTT_CAPTION
+from train.data.benchmarks.own import OWN
+from train.data.benchmarks.video_qa import MSRVTT_QA, MSVD_QA
+from train.data.benchmarks.vqa_v2 import VQA_V2
+
+__all__ = ["DATASETS", "Dataset", "Files", "Task", "find_dataset"]
+
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (VQA_V2, GQA, COCO_CAPTION, MSRVTT_CAPTION, MSRVTT_QA, MSVD_QA, AUDIOCAPS)
+}
+
+
+def find_dataset(name: str) -> Task:
+    """The benchmark, or own data, of this name; EPALMError naming the closest one if there is none."""
+    known = DATASETS | OWN
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise EPALMError(f"{name!r} is no benchmark: did you mean {close}? Known are {', '.join(known)}.")
+    return known[name]

@@ -1,0 +1,67 @@
+"""What all benchmarks have in common: a description, and a function from official files to items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from train.data.benchmarks.files import Files
+from train.data.manifest import Item
+
+CAPTION_METRICS = ("CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "SPICE")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is predicted from what, and how it is scored.
+
+    Fields:
+        metrics: to report; the first one chooses the best epoch.
+    """
+
+    name: str
+    title: str
+    task: Literal["caption", "qa"]
+    modality: Literal["image", "video", "audio"]
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Dataset(Task):
+    """A benchmark.
+
+    Fields:
+        splits: manifest -> what it holds. Files in the original implementation's form can give others.
+        download: which files are needed and where they are, in one sentence.
+        layout: where the official archives put them; any other folders will do, too.
+        read: the splits that there are files for, each with its items.
+    """
+
+    splits: Mapping[str, str]
+    download: str
+    layout: tuple[str, ...]
+    read: Callable[[Files], dict[str, list[Item]]]
+
+
+def caption_items(split: str, captions: Mapping[tuple[str, ...], Sequence[str]], files: Files) -> list[Item]:
+    """Items of a caption split, as the original has them: training takes every caption as an item of its own,
+    evaluation takes all captions of a medium as the references of one item.
+
+    Args:
+        captions: names that the medium's file may have, without extension -> its captions. The first name
+            is its id.
+    """
+    items = []
+    for stems, texts in captions.items():
+        media, texts = files.media(*stems), tuple(text.strip() for text in texts)
+        if split.startswith("train"):
+            items += [Item(f"{stems[0]}-{i}", media, None, (text,)) for i, text in enumerate(texts)]
+        else:
+            items.append(Item(stems[0], media, None, texts))
+    return items
+
+
+def question_type(question: str) -> dict[str, str]:
+    """The group of a question by its first word, for benchmarks that say no other."""
+    return {"question_type": question.lower().split(maxsplit=1)[0]} if question.strip() else {}

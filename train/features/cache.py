@@ -1,0 +1,464 @@
+"""Features of the frozen encoder, computed once and kept, so that training never runs the encoder.
+
+    cache = FeatureCache.open(Path("cache/coco"), config.encoder, config.recipe, draws=4)
+    absent = cache.missing(item.media for item in items)  # what `python -m train features` has yet to encode
+    key = cache.key(items[0].media)
+    features = cache.get(key, draw=0)  # one (D_j,) tensor per feature layer
+
+Draw 0 is the file as evaluation sees it; draws 1 to k are views of it as the original trains on (see
+train.features.augment), each from a seed that depends on the file's content and the draw alone.
+
+    CACHE/cache.json                 what the features were made with; another configuration is refused
+    CACHE/shards/NAME.safetensors    float32 (R, D) per encoder layer that is read
+    CACHE/shards/NAME.json           its R rows and its checksum; without this, the shard does not count
+    CACHE/media-RANK.jsonl           which content the files had that were looked at
+
+A file is known by its content: moved, copied or renamed it keeps its features, edited it gets new ones, and
+equal files share theirs. Features are float32, as the encoder gives them: training on the cache and training
+on the encoder are the same to the last bit. The six layers of a ViT-B take 18 KB per view.
+
+Which views share a shard and a batch follows from the list of media alone, and shards appear whole or not at
+all: a run that is killed loses at most one shard of work, and its rerun writes the same bytes as if nothing
+had happened. A shard's name is a hash of its rows, so processes that share the work never write the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from epalm.config import EncoderConfig
+from epalm.encoders.base import Encoder
+from epalm.errors import EPALMError
+from epalm.media.container import open_file
+
+FORMAT = 1  # raised when the same settings would give other features
+ADVICE = "give the cache another folder, or remove that one."
+
+Sample = tuple[str, int]  # key of a medium's content, draw
+Row = tuple[str, str]  # the same in the cache: key, view
+Stamp = tuple[str, int, int]  # path, bytes, time of the last change in nanoseconds
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What NAME.json says about NAME.safetensors."""
+
+    sha256: str
+    rows: tuple[Row, ...]
+
+
+class FeatureCache:
+    """A folder of encoder features.
+
+    Attributes:
+        draws: augmented views per medium that this configuration trains on.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        encoder: EncoderConfig,
+        recipe: dict[str, Any],
+        draws: int,
+        reference: bool,
+        made_with: Any,
+    ):
+        self.folder = folder
+        self.recipe = recipe
+        self.draws = draws
+        self.reference = reference
+        self.encoder = encoder
+        self.made_with = made_with  # cache.json; None until something was encoded
+        self.shards: dict[str, Shard] = {}
+        self.rows: dict[Row, tuple[str, int]] = {}  # -> name of the shard, place in it
+        self.keys: dict[Stamp, str] = {}
+        self.latest: dict[str, str] = {}  # path -> key
+        self._opened: dict[str, Any] = {}  # verified shards, mapped into memory
+
+    # ---------------------------------------------------------------- opening
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        encoder: EncoderConfig,
+        recipe: dict[str, Any],
+        draws: int = 0,
+        reference: bool = False,
+    ) -> FeatureCache:
+        """Read what a folder holds; nothing is written, and a folder that is not there is an empty cache.
+
+        Args:
+            encoder: may read fewer layers than the cache has.
+            reference: whether draws 1 to `draws` are augmented with the original's errors. Both kinds can be
+                in one cache.
+
+        Raises:
+            EPALMError: the folder was made with another encoder or recipe, which the sentence names.
+        """
+        made_with = read_json(folder / "cache.json")
+        if made_with is not None:
+            refuse_other(folder, made_with, settings(encoder, recipe), encoder.feature_layers)
+        cache = cls(folder, encoder, recipe, draws, reference, made_with)
+        for path in sorted(folder.glob("shards/*.json")):
+            if shard := read_shard(path):
+                cache._take_in(path.stem, shard)
+        for path in sorted(folder.glob("media-*.jsonl")):
+            cache._take_in_media(path)
+        return cache
+
+    def _take_in(self, name: str, shard: Shard) -> None:
+        self.shards[name] = shard
+        for place, row in enumerate(shard.rows):
+            self.rows[row] = name, place
+        self._opened.pop(name, None)
+
+    def _drop(self, name: str) -> None:
+        for row in self.shards.pop(name).rows if name in self.shards else ():
+            if self.rows.get(row, ("",))[0] == name:  # it may be in a second shard of other processes
+                del self.rows[row]
+
+    def _take_in_media(self, path: Path) -> None:
+        """Read a list of seen files. A last line that a kill cut off is left out."""
+        for line in path.read_text().splitlines():
+            try:
+                file, size, changed, key = json.loads(line)
+            except ValueError:
+                continue
+            self.keys[file, size, changed] = self.latest[file] = key
+
+    # ---------------------------------------------------------------- reading
+
+    def view(self, draw: int) -> str:
+        """The name of a draw in the cache, where both kinds of augmentation can be."""
+        return "evaluation" if draw == 0 else f"{'reference' if self.reference else 'augmented'}-{draw}"
+
+    def key(self, path: str | Path) -> str:
+        """The key of a file's content. Only a file that is new or changed since it was encoded is read.
+
+        Raises:
+            EPALMError: it is empty, or missing and was never encoded.
+        """
+        path = os.path.abspath(path)
+        if known := self._known(path):
+            return known
+        stamp = stamp_of(path)
+        key = content_key(path)
+        if stamp:
+            self.keys[stamp] = self.latest[path] = key
+        return key
+
+    def _known(self, path: str) -> str | None:
+        """The key of a file that was seen before; where it is gone, the features of it remain of use."""
+        stamp = stamp_of(path)
+        return self.keys.get(stamp) if stamp else self.latest.get(path)
+
+    def has(self, key: str, draw: int) -> bool:
+        return (key, self.view(draw)) in self.rows
+
+    def missing(self, media: Iterable[str | Path]) -> list[str]:
+        """The files that lack a draw, each once, in their order; those that cannot be read are among them."""
+        return [path for path in distinct(media) if not self._complete(path)]
+
+    def _complete(self, path: str) -> bool:
+        try:
+            key = self.key(path)
+        except EPALMError:
+            return False
+        return all(self.has(key, draw) for draw in range(self.draws + 1))
+
+    def get(self, key: str, draw: int) -> list[Tensor]:
+        """One (D_j,) float32 tensor per feature layer; raises as `batch`."""
+        return [features[0] for features in self.batch([(key, draw)])]
+
+    def batch(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """Features of B pairs of key and draw: one (B, D_j) float32 tensor per feature layer.
+
+        A layer that is named several times gives the same tensor several times.
+
+        Raises:
+            EPALMError: one is not in the cache, or its shard is damaged.
+        """
+        places = []
+        for key, draw in samples:
+            if not self.has(key, draw):
+                raise EPALMError(
+                    f"{self.folder} lacks draw {draw} of a medium ({key}): run the features command again."
+                )
+            name, place = self.rows[key, self.view(draw)]
+            places.append((self._shard(name), place))
+        indices = [layer % self.made_with["depth"] for layer in self.encoder.feature_layers]
+        layers = {
+            index: torch.stack([shard.get_slice(str(index))[place] for shard, place in places])
+            for index in sorted(set(indices))
+        }
+        return [layers[index] for index in indices]
+
+    def _shard(self, name: str) -> Any:
+        """A shard that was verified when it was first read."""
+        if name not in self._opened:
+            path = self.folder / "shards" / f"{name}.safetensors"
+            if not intact(path, self.shards[name].sha256):
+                raise EPALMError(
+                    f"{path} is damaged or missing: run the features command again, which encodes its media "
+                    "afresh."
+                )
+            self._opened[name] = safe_open(path, "pt")
+        return self._opened[name]
+
+    # ---------------------------------------------------------------- writing
+
+    @contextmanager
+    def filling(self, encoder: Encoder, rank: int = 0) -> Iterator[FeatureCacheWriter]:
+        """Add to the cache, as the only process of this rank.
+
+        Raises:
+            EPALMError: another process of this rank does so already, the encoder is another one than before,
+                or the folder cannot be written.
+        """
+        lock = FileLock(self.folder / f"rank-{rank}.lock")
+        with writing(self.folder):
+            (self.folder / "shards").mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise EPALMError(
+                    f"Another process is filling {self.folder} now: wait until it is done."
+                ) from error
+            media = open_to_append(self.folder / f"media-{rank}.jsonl")
+        try:
+            yield FeatureCacheWriter(self, encoder, rank, media)
+        finally:
+            media.close()
+            lock.release()
+
+
+class FeatureCacheWriter:
+    """What adds to a cache; see `FeatureCache.filling`.
+
+    Attributes:
+        layers: of the encoder that the cache has, counted from 0; all are encoded, whoever reads fewer.
+    """
+
+    def __init__(self, cache: FeatureCache, encoder: Encoder, rank: int, media: TextIO):
+        self.cache = cache
+        self.part = cache.folder / f"rank-{rank}.part"
+        self.media = media
+        self.recorded = set(cache.keys)
+        self._agree(encoder)
+        self.layers: list[int] = cache.made_with["layers"]
+
+    def _agree(self, encoder: Encoder) -> None:
+        """Write cache.json, or refuse an encoder that does not fit to it."""
+        cache, config, depth = self.cache, self.cache.encoder, len(encoder.widths)
+        reads = config.feature_layers
+        widths = [encoder.widths[layer] if -depth <= layer < depth else None for layer in reads]
+        if widths != list(config.widths):
+            raise EPALMError(
+                f"The configuration says that layers {list(reads)} of {config.id} have widths "
+                f"{list(config.widths)}, but they have {widths}."
+            )
+        path, weights = cache.folder / "cache.json", fingerprint(encoder)
+        wanted = settings(config, cache.recipe)
+        if not path.exists():
+            made = {**wanted, "layers": sorted({layer % depth for layer in reads}), "depth": depth}
+            self._put(path, (json.dumps({**made, "weights": weights}, indent=2) + "\n").encode())
+        cache.made_with = read_json(path)  # which another process may have written meanwhile
+        refuse_other(cache.folder, cache.made_with, wanted, reads)
+        if cache.made_with["weights"] != weights:
+            raise EPALMError(
+                f"{cache.folder} was made with other weights of {config.id} or in another precision: {ADVICE}"
+            )
+
+    def remember(self, path: str) -> None:
+        """Write down which content a file has, so that it need not be read to be recognised."""
+        stamp = stamp_of(path)
+        if stamp and stamp in self.cache.keys and stamp not in self.recorded:
+            self.recorded.add(stamp)
+            with writing(self.cache.folder):
+                self.media.write(json.dumps([*stamp, self.cache.keys[stamp]]) + "\n")
+                self.media.flush()
+
+    def add(self, samples: Sequence[Sample], features: Sequence[Tensor]) -> None:
+        """Write a shard: its samples, and one (R, D) tensor per entry of `layers`."""
+        rows = [(key, self.cache.view(draw)) for key, draw in samples]
+        name = shard_name(rows)
+        path = self.cache.folder / "shards" / f"{name}.safetensors"
+        data = save({str(layer): f.contiguous() for layer, f in zip(self.layers, features, strict=True)})
+        shard = Shard(hashlib.sha256(data).hexdigest(), tuple(rows))
+        self._put(path, data)
+        index = {"sha256": shard.sha256, "rows": rows}
+        self._put(path.with_suffix(".json"), (json.dumps(index) + "\n").encode())
+        self.cache._take_in(name, shard)
+
+    def discard_damaged(self) -> list[str]:
+        """Forget shards that are not what was written; a sentence about each."""
+        sentences = []
+        for index in sorted(self.cache.folder.glob("shards/*.json")):
+            path, shard = index.with_suffix(".safetensors"), read_shard(index)
+            if shard and intact(path, shard.sha256):
+                continue
+            sentences.append(f"{path} is damaged: its media are encoded afresh.")
+            self.cache._drop(index.stem)
+            index.unlink(missing_ok=True)  # the shard itself may just be replaced by another process
+        return sentences
+
+    def _put(self, path: Path, data: bytes) -> None:
+        """Write a file so that it appears whole, even if the power fails."""
+        with writing(self.cache.folder):
+            with self.part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(self.part, path)
+
+
+# ---------------------------------------------------------------- files
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn a failing write into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise EPALMError(f"{folder} cannot be written: {error.strerror or error}.") from error
+
+
+def settings(encoder: EncoderConfig, recipe: dict[str, Any]) -> dict[str, Any]:
+    """What makes features comparable, as plain JSON values: tuples become lists."""
+    made_with = {
+        "format": FORMAT,
+        "encoder": {"id": encoder.id, "revision": encoder.revision},
+        "recipe": recipe,
+    }
+    return json.loads(json.dumps(made_with))
+
+
+def refuse_other(folder: Path, there: Any, here: dict[str, Any], layers: Sequence[int]) -> None:
+    """EPALMError if a cache was made with other settings, or lacks one of the layers."""
+    for part in ("format", "encoder", "recipe"):
+        theirs, ours = flat(there[part], part), flat(here[part], part)
+        for name in sorted(theirs.keys() | ours.keys()):
+            if theirs.get(name) != ours.get(name):
+                raise EPALMError(
+                    f"{folder} holds features of another configuration ({name} is {theirs.get(name)!r} "
+                    f"there and {ours.get(name)!r} here): {ADVICE}"
+                )
+    depth = there["depth"]
+    for layer in layers:
+        if not -depth <= layer < depth or layer % depth not in there["layers"]:
+            raise EPALMError(
+                f"{folder} holds layers {there['layers']} of an encoder with {depth}, but this configuration "
+                f"reads layer {layer}: {ADVICE}"
+            )
+
+
+def flat(value: Any, name: str) -> dict[str, Any]:
+    """{"size": 224} under the name "recipe" -> {"recipe.size": 224}."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {f"{name}.{key}": inner for key, inner in value.items()}
+
+
+def read_json(path: Path) -> Any:
+    """None where there is no such file."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise EPALMError(f"{path} is damaged: remove the folder {path.parent}.") from error
+
+
+def read_shard(path: Path) -> Shard | None:
+    """NAME.json; None where it is not what was written, which its name shows."""
+    try:
+        index = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    match index:
+        case {"sha256": str(sha256), "rows": list(rows)} if shard_name(rows) == path.stem:
+            return Shard(sha256, tuple((key, view) for key, view in rows))
+    return None
+
+
+def shard_name(rows: Sequence[Row]) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:20]
+
+
+def intact(path: Path, sha256: str) -> bool:
+    """Whether a file is there and has this checksum."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except FileNotFoundError:
+        return False
+
+
+def open_to_append(path: Path) -> TextIO:
+    """A file of lines, without a last one that a kill cut off."""
+    with path.open("a+b") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+    return path.open("a", encoding="utf-8")
+
+
+def content_key(path: str) -> str:
+    """What a file is known by.
+
+    Raises:
+        EPALMError: it is missing or empty.
+    """
+    with open_file(path) as (file, _):
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]  # type: ignore[arg-type]
+
+
+def cached_widths(folder: Path) -> list[int]:
+    """Widths of an encoder's features, one per layer, by what a cache holds of them; 0 where it holds none.
+
+    Raises:
+        EPALMError: nothing is in the cache yet.
+    """
+    made_with = read_json(folder / "cache.json")
+    for path in sorted(folder.glob("shards/*.safetensors")) if made_with else ():
+        with safe_open(path, "pt") as shard:
+            held = {int(name): shard.get_slice(name).get_shape()[1] for name in shard.keys()}  # noqa: SIM118
+        return [held.get(layer, 0) for layer in range(made_with["depth"])]
+    raise EPALMError(f"The cache {folder} is empty: run `python -m train features` with the same settings.")
+
+
+def stamp_of(path: str) -> Stamp | None:
+    """What tells that a file was changed; None if it is gone."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return path, status.st_size, status.st_mtime_ns
+
+
+def fingerprint(encoder: Encoder) -> str:
+    """A hash of all weights and their types: a folder of the same name may hold another encoder."""
+    digest = hashlib.sha256()
+    for name, weight in encoder.state_dict().items():
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def distinct(media: Iterable[str | Path]) -> list[str]:
+    """Absolute paths, each once, in the order in which they first come."""
+    return list(dict.fromkeys(os.path.abspath(path) for path in media))

@@ -1,0 +1,24 @@
+"""Measured parts of a README: what a script writes between two marks, so that nobody types numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from epalm.errors import EPALMError
+from train.data.manifest import write_atomic
+
+
+def write_between(file: Path, name: str, lines: Sequence[str]) -> None:
+    """Replace what `file` has between the marks of `name`; without marks they are put at its end.
+
+    Raises:
+        EPALMError: the file cannot be written, or has one mark without the other.
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    written = file.read_text(encoding="utf-8") if file.exists() else ""
+    before, begins, rest = written.partition(begin)
+    _, ends, after = rest.partition(end)
+    if begins and not ends:
+        raise EPALMError(f"{file} has the mark {begin} but not {end} behind it: add it, or remove both.")
+    write_atomic(file, ["\n".join([before + begin, *lines, end + after])])

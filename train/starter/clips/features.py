@@ -1,0 +1,36 @@
+"""The frozen image encoder's features of all clips, read back from their files: the starter trains on these.
+
+Tensors of the file (N clips in the order of clips.jsonl):
+    frames    (N, 8, 1280) float16   the pooled feature of every frame
+    changes   (N, 175) float32       what changes between them, see epalm.encoders.frames
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from epalm.encoders.frames import FrameEncoder
+from epalm.encoders.load import load_encoder
+from epalm.media.video import RECIPES
+
+ENCODER = "frames/starter/efficientnet-lite2"
+
+
+@torch.no_grad()
+def encode_clips(work: Path) -> None:
+    """WORK/clips.jsonl -> WORK/clips.safetensors."""
+    rows = [json.loads(line) for line in (work / "clips.jsonl").read_text().splitlines()]
+    encoder, recipe = load_encoder(ENCODER, progress=print), RECIPES["starter"]
+    assert isinstance(encoder, FrameEncoder)
+    pooled, changes = [], []
+    for i, row in enumerate(rows):
+        media = recipe(recipe.open(work / row["path"]))
+        frames, change = encoder.look(media)
+        pooled.append(frames.half())
+        changes.append(change)
+        if (i + 1) % 200 == 0:
+            print(f"{i + 1} of {len(rows)} clips", flush=True)
+    save_file({"frames": torch.stack(pooled), "changes": torch.stack(changes)}, work / "clips.part")
+    (work / "clips.part").replace(work / "clips.safetensors")

@@ -1,0 +1,353 @@
+"""What the starter gets right on pictures and photos that no training saw -> assets/starter/README.md."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from epalm.model import EPALM
+from train.reports.readme import write_between
+from train.starter.clips import batches as clip_batches
+from train.starter.clips.batches import ClipData
+from train.starter.examples import IS_IT, KIND, WHAT, category_phrase
+from train.starter.pictures.batches import TOKENS, StarterData, held_out
+from train.starter.probe import motion_lines
+from train.starter.sounds import batches as sound_batches
+from train.starter.sounds.batches import SoundData
+
+MEDIA = {"image": "pictures", "video": "clips", "audio": "sounds"}
+
+
+def names(text: str, words: Sequence[str]) -> bool:
+    """True if one of `words` stands in `text` as a whole word, singular or plural."""
+    return any(re.search(rf"\b{re.escape(word)}(s|es)?\b", text.lower()) for word in words)
+
+
+@torch.inference_mode()
+def answers(
+    model: EPALM, adapter: str, features: Sequence[Tensor], questions: Sequence[str | None]
+) -> list[str]:
+    """Greedy answers for raw encoder features (one (B, D_j) per token), one question (or None) each."""
+    out: list[str] = []
+    text = model.texts[adapter]
+    for start in range(0, len(questions), 64):
+        rows = slice(start, start + 64)
+        tokens = model.adapters[adapter].tokens([f[rows].float().to(model.lm.device) for f in features])
+        ids = [text.ids(text.input(question)) for question in questions[rows]]
+        new = model.decode(adapter, ids, tokens, beams=1, max_new_tokens=20)
+        out += [text.answer(row) for row in new.tolist()]
+    return out
+
+
+@dataclass(frozen=True)
+class Score:
+    """How many of `total` are right with an item's own features, and with another item's."""
+
+    own: int
+    other: int
+    total: int
+
+    @property
+    def ratio(self) -> float:
+        return self.own / max(self.other, 1)
+
+
+@dataclass(frozen=True)
+class Quiz:
+    """What an adapter is asked about held-out media.
+
+    Attributes:
+        features: of the media, (B, D_j) per token, raw.
+        swapped: for each item the position of another one, whose features must not give the right answer.
+        accepted: for each item the words of which one must occur in the text.
+    """
+
+    name: str
+    adapter: str
+    features: Sequence[Tensor]
+    swapped: Sequence[int]
+    questions: Sequence[str | None]
+    accepted: Sequence[Sequence[str]]
+
+    def score(self, model: EPALM) -> tuple[Score, list[str]]:
+        """The counts, and the texts for the media's own features."""
+        moved = [f[list(self.swapped)] for f in self.features]
+        own, other = (answers(model, self.adapter, f, self.questions) for f in (self.features, moved))
+        right = [
+            sum(names(text, words) for text, words in zip(texts, self.accepted, strict=True))
+            for texts in (own, other)
+        ]
+        return Score(right[0], right[1], len(self.questions)), own
+
+
+def swap(labels: Sequence[object]) -> list[int]:
+    """For each item the position of another one with another label (seeded)."""
+    rng = random.Random(0)
+    return [rng.choice([j for j, other in enumerate(labels) if other != label]) for label in labels]
+
+
+def picture_quizzes(data: StarterData) -> list[Quiz]:
+    """Captions of all held-out pictures; questions about those with a category."""
+    rng = random.Random(0)
+    picked = held_out(data)
+    things = [data.things[i] for i in picked]
+    features = [data.views[picked, 0]] * TOKENS
+    swapped = swap([data.rows[i]["label"] for i in picked])
+    words = [sorted(thing.words) for thing in things]
+    quizzes = [
+        Quiz(
+            "caption names the labelled thing",
+            "image-caption",
+            features,
+            swapped,
+            [None] * len(picked),
+            words,
+        )
+    ]
+    picked = [i for i in picked if data.things[i].category]
+    things = [data.things[i] for i in picked]
+    features = [data.views[picked, 0]] * TOKENS
+    swapped = swap([data.rows[i]["label"] for i in picked])
+
+    def ask(name: str, questions: list[str], accepted: list[list[str]]) -> None:
+        quizzes.append(Quiz(name, "image-qa", features, swapped, questions, accepted))
+
+    ask("what is it?", [rng.choice(WHAT) for _ in things], [sorted(t.words) for t in things])
+    kinds = [[_bare(category_phrase(t.category or ""))] for t in things]
+    ask("what kind of thing?", [rng.choice(KIND) for _ in things], kinds)
+    truth = [["yes" if i % 2 == 0 else "no"] for i in range(len(things))]
+    asked = []
+    for i, thing in enumerate(things):
+        about = thing if i % 2 == 0 else rng.choice([t for t in things if not t.words & thing.words])
+        asked.append(rng.choice(IS_IT).format(thing=about.names[0]))
+    ask("is it a …? (yes or no)", asked, truth)
+    asked = []
+    for i, thing in enumerate(things):
+        others = [t.category for t in things if t.category != thing.category]
+        category = thing.category if i % 2 == 0 else rng.choice(others)
+        asked.append(rng.choice(IS_IT).format(thing=category_phrase(category or "")))
+    ask("is it an animal, a food, …? (yes or no)", asked, truth)
+    return quizzes
+
+
+def clip_quizzes(data: ClipData) -> list[Quiz]:
+    """Captions of and questions about the test clips; a swapped clip differs in thing and motion."""
+    rng = random.Random(0)
+    rows = [data.rows[i] for i in data.test]
+    raw = (data.seen[data.test], data.changes[data.test])
+    features = [raw[layer] for layer in clip_batches.LAYERS]
+    swapped = [
+        rng.choice(
+            [
+                j
+                for j, other in enumerate(rows)
+                if other["label"] != row["label"] and other["motion"] != row["motion"]
+            ]
+        )
+        for row in rows
+    ]
+    things = [sorted(data.things[i].words) for i in data.test]
+    motions = [row["motion_words"] for row in rows]
+    blank: list[str | None] = [None] * len(rows)
+    what = [rng.choice(clip_batches.WHAT) for _ in rows]
+    how = [rng.choice(clip_batches.HOW) for _ in rows]
+    return [
+        Quiz("caption names the labelled thing", "video-caption", features, swapped, blank, things),
+        Quiz("caption names the kind of motion", "video-caption", features, swapped, blank, motions),
+        Quiz("what is it?", "video-qa", features, swapped, what, things),
+        Quiz("what happens?", "video-qa", features, swapped, how, motions),
+    ]
+
+
+def sound_quizzes(data: SoundData) -> list[Quiz]:
+    """Captions of and questions about the held-out sounds, alone and one after another."""
+    rng = random.Random(0)
+    quizzes: list[Quiz] = []
+
+    def ask(
+        name: str, task: str, raw: Tensor, questions: Sequence[str | None], accepted: list[list[str]]
+    ) -> None:
+        features = [raw[:, layer] for layer in sound_batches.LAYERS]
+        quizzes.append(Quiz(name, f"audio-{task}", features, swap(accepted), questions, accepted))
+
+    rows = [data.rows[i] for i in data.test]
+    single = data.single[data.test, 0]
+    words = [right_words(row) for row in rows]
+    ask("caption names the labelled sound", "caption", single, [None] * len(rows), words)
+    rest = [k for k, row in enumerate(rows) if row["category"] not in ("instrument", "voice")]
+    name = "… of those, neither instrument nor voice"
+    ask(name, "caption", single[rest], [None] * len(rest), [words[k] for k in rest])
+    ask("what do you hear?", "qa", single, [rng.choice(sound_batches.WHAT) for _ in rows], words)
+    kinds = [[_bare(sound_batches.kind_phrase(row["category"]))] for row in rows]
+    ask("what kind of sound?", "qa", single, [rng.choice(sound_batches.KIND) for _ in rows], kinds)
+    played = [k for k, row in enumerate(rows) if row["family"]]
+    families = [[rows[k]["family"]] for k in played]
+    asked = [rng.choice(sound_batches.FAMILY) for _ in played]
+    ask("what kind of instrument?", "qa", single[played], asked, families)
+    said = [k for k, row in enumerate(rows) if row["label"] in ("man", "woman")]
+    who = [[rows[k]["label"]] for k in said]
+    ask(
+        "who is speaking? (man or woman)",
+        "qa",
+        single[said],
+        [rng.choice(sound_batches.WHO) for _ in said],
+        who,
+    )
+    pairs = [[data.rows[i] for i in data.parts[pair]] for pair in data.test_pairs]
+    both = data.pair[data.test_pairs]
+    for place, order, asking in ((0, "first", sound_batches.FIRST), (1, "last", sound_batches.LAST)):
+        accepted = [right_words(pair[place]) for pair in pairs]
+        name = f"of two sounds in sequence, what comes {order}?"
+        ask(name, "qa", both, [rng.choice(asking) for _ in pairs], accepted)
+    return quizzes
+
+
+def right_words(row: dict) -> list[str]:
+    """What counts as naming a labelled sound."""
+    return sorted({*row["words"], row["label"]})
+
+
+def _bare(phrase: str) -> str:
+    return re.sub(r"^(a|an) ", "", phrase)
+
+
+def photo_rows(model: EPALM, data: StarterData, folder: Path) -> list[dict]:
+    """Caption and answer for the photos that `folder/photos.jsonl` lists, through the whole pipeline.
+
+    "classified" tells whether the encoder's own classifier, which the adapters do not use, names the thing.
+    """
+    rows = [json.loads(line) for line in (folder / "photos.jsonl").read_text().splitlines()]
+    recipe = model.recipes["image-caption"]
+    encoder = model.encoders[model.adapters["image-caption"].config.encoder.id]
+    for row in rows:
+        path = folder / row["path"]
+        row["caption"] = model.caption(path)
+        row["answer"] = model.ask(path, "what is this?")
+        row["named"] = names(row["caption"], row["accepted"])
+        row["answered"] = names(row["answer"], row["accepted"])
+        (feature,) = encoder(recipe(recipe.open(path))[None], (-1,))
+        best = data.classes[int(data.sampler.scores(feature).argmax())]
+        row["classified"] = names(" / ".join(best.words), row["accepted"])
+    return rows
+
+
+def report(model: EPALM, data: dict[str, Any], photos: Path, file: Path) -> None:
+    """Measure the adapters and put the tables between the marks of the starter's README."""
+    lines = [line for modality in MEDIA for line in modality_lines(model, modality, data[modality])]
+    lines += photo_lines(model, data["image"], photos)
+    lines += real_lines(model)
+    write_between(file, "measured", lines)
+
+
+def modality_lines(model: EPALM, modality: str, data: Any) -> list[str]:
+    """The table of a modality's quizzes, and captions that are wrong."""
+    makers: dict[str, Callable[[Any], list[Quiz]]]
+    makers = {"image": picture_quizzes, "video": clip_quizzes, "audio": sound_quizzes}
+    lines = [
+        f"### {MEDIA[modality].capitalize()}",
+        "",
+        f"| asked of held-out {MEDIA[modality]} | of | right | with another one's features | ratio |",
+        "|---|---|---|---|---|",
+    ]
+    failed: list[tuple[str, str, str]] = []
+    for number, quiz in enumerate(makers[modality](data)):
+        score, texts = quiz.score(model)
+        lines.append(_row(quiz.name, score))
+        print(lines[-1], flush=True)
+        if number == 0:
+            rows = [data.rows[i] for i in (held_out(data) if modality == "image" else data.test)]
+            failed = [
+                (Path(row["path"]).name, row["label"], text)
+                for row, text, words in zip(rows, texts, quiz.accepted, strict=True)
+                if not names(text, words)
+            ]
+    lines += ["", "Captions that miss the label, drawn at random:", ""]
+    lines += ["| file | label | caption |", "|---|---|---|"]
+    drawn = random.Random(0).sample(failed, min(12, len(failed)))
+    lines += [f"| {name} | {label} | {_cell(text)} |" for name, label, text in drawn]
+    lines.append("")
+    if modality == "video":
+        lines += [
+            "Two ways of showing time to the language model were compared:",
+            "",
+            *motion_lines(data),
+            "",
+        ]
+    return lines
+
+
+def photo_lines(model: EPALM, data: StarterData, photos: Path) -> list[str]:
+    """The table of real photos."""
+    rows = photo_rows(model, data, photos)
+    named, answered, classified = (
+        sum(row[key] for row in rows) for key in ("named", "answered", "classified")
+    )
+    lines = [
+        "### Real photos",
+        "",
+        f"On {len(rows)} real photos from Python packages and Debian's wallpapers, none used in training: "
+        f'the caption names the main thing in {named}, the answer to "what is this?" in {answered}. '
+        f"The encoder's own 1000-way classifier, which the adapters do not use, names it in {classified}.",
+        "",
+        "| photo | from | shows | caption | what is this? |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        caption, answer = (
+            f"{_cell(row[text])} {'✓' if row[right] else '✗'}"
+            for text, right in (("caption", "named"), ("answer", "answered"))
+        )
+        lines.append(f"| {row['original']} | {row['source']} | {row['label']} | {caption} | {answer} |")
+    return lines
+
+
+VOICE = ("man", "woman", "person", "child", "speaking", "voice")
+WIND = ("saxophone", "clarinet", "trumpet", "trombone", "oboe", "flute", "horn", "tuba", "bassoon",
+        "recorder", "brass", "harmonica")  # fmt: skip
+REAL = {  # media of gradio's package: what is to be seen or heard, and what names it
+    "videos/a.mp4": ("text appearing", ("text", "sign", "writing", "letters", "appearing")),
+    "videos/b.mp4": ("the earth turning", ("earth", "globe", "planet", "world", "turning")),
+    "videos/world.mp4": ("the earth turning", ("earth", "globe", "planet", "world", "turning")),
+    "audio/sax.wav": ("a saxophone: any wind instrument counts", WIND),
+    "audio/cantina.wav": ("a band", ("music", "band", "saxophone", "clarinet", "trumpet", "brass")),
+    "audio/cate_blanch.mp3": ("a woman speaking", VOICE),
+    "audio/cate_blanch_2.mp3": ("a woman speaking", VOICE),
+    "audio/heath_ledger.mp3": ("a man speaking", VOICE),
+    "audio/recording1.wav": ("by its name a recording; it looks like a tone", VOICE),
+}
+
+
+def real_lines(model: EPALM) -> list[str]:
+    """The table of real videos and sounds."""
+    media = resources.files("gradio") / "media_assets"
+    lines = [
+        "",
+        "### Real videos and sounds",
+        "",
+        "| file of gradio's package | has | caption | what is this? |",
+    ]
+    lines.append("|---|---|---|---|")
+    for name, (shows, accepted) in REAL.items():
+        path = Path(str(media / name))
+        caption, answer = model.caption(path), model.ask(path, "what is this?")
+        marks = [f"{_cell(text)} {'✓' if names(text, accepted) else '✗'}" for text in (caption, answer)]
+        lines.append(f"| {name} | {shows} | {marks[0]} | {marks[1]} |")
+    return lines
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "/")
+
+
+def _row(name: str, score: Score) -> str:
+    own, other = (f"{count} ({100 * count / score.total:.0f} %)" for count in (score.own, score.other))
+    return f"| {name} | {score.total} | {own} | {other} | {score.ratio:.1f} |"

@@ -1,0 +1,128 @@
+"""The frozen encoder's features of all pictures, computed once: the starter trains on these, never on pixels.
+
+Tensors of the file (N pictures in the manifest's order, V = 1 + views; view 0 is the picture itself):
+    layer0 … layer4   (N, V, 16 | 24 | 48 | 120 | 1280) float16   pooled features of the encoder's layers
+    mean, std         (1280,) float32   of layer4 over all pictures and views
+    head.weight, head.bias   (1000, 1280), (1000,) float32   the encoder's own classifier on layer4
+"""
+
+import json
+import random
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageEnhance, ImageFilter
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from epalm.encoders.load import load_encoder
+from epalm.hub.wheels import backbone_dir
+from epalm.media.image import RECIPES
+
+ENCODER = "starter/efficientnet-lite2"
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """RGBA -> RGB."""
+    return over(picture, Image.new("RGB", picture.size, "white"))
+
+
+def over(picture: Image.Image, background: Image.Image) -> Image.Image:
+    canvas = background.copy()
+    canvas.paste(picture, mask=picture.getchannel("A"))
+    return canvas
+
+
+def random_background(size: tuple[int, int], photos: list[Path], rng: random.Random) -> Image.Image:
+    """White mostly, else one colour, a gradient of two, or a photo too blurred to show its own thing."""
+    colour = tuple(rng.randrange(256) for _ in range(3))
+    kind = rng.choices(("white", "colour", "gradient", "photo"), (35, 20, 20, 25 if photos else 0))[0]
+    if kind == "white":
+        return Image.new("RGB", size, "white")
+    if kind == "colour":
+        return Image.new("RGB", size, colour)
+    if kind == "gradient":
+        mask = Image.linear_gradient("L").rotate(rng.choice((0, 90, 180, 270))).resize(size)
+        other = tuple(rng.randrange(256) for _ in range(3))
+        return Image.composite(Image.new("RGB", size, colour), Image.new("RGB", size, other), mask)
+    photo = on_white(Image.open(rng.choice(photos)).convert("RGBA")).resize((64, 64))
+    return photo.filter(ImageFilter.GaussianBlur(rng.uniform(1.5, 4))).resize(size)
+
+
+def augmented(picture: Image.Image, photos: list[Path], rng: random.Random) -> Image.Image:
+    """One random view of a picture: background, frame, crop, flip, rotation, colour."""
+    see_through = picture.getchannel("A").getextrema()[0] < 128
+    angle = rng.uniform(-15, 15) if rng.random() < 0.4 else 0
+    if see_through:
+        if angle:
+            picture = picture.rotate(angle, Image.Resampling.BICUBIC, expand=True)
+        grow = rng.uniform(1.0, 1.5)  # room around the thing
+        width, height = (round(side * grow) for side in picture.size)
+        if rng.random() < 0.5:
+            width = height = max(width, height)
+        frame = Image.new("RGBA", (width, height))
+        frame.paste(picture, (rng.randint(0, width - picture.width), rng.randint(0, height - picture.height)))
+        image = over(frame, random_background(frame.size, photos, rng))
+    else:
+        image = on_white(picture)
+        if angle:  # rotate, then keep the part that has no empty corners
+            width, height = image.size
+            turned, inset = image.rotate(angle, Image.Resampling.BICUBIC), abs(angle) / 100
+            image = turned.crop((round(width * inset), round(height * inset),
+                                 round(width * (1 - inset)), round(height * (1 - inset))))  # fmt: skip
+    area, stretch = rng.uniform(0.5, 1.0), 2 ** rng.uniform(-0.3, 0.3)
+    width = max(8, min(image.width, round(image.width * (area * stretch) ** 0.5)))
+    height = max(8, min(image.height, round(image.height * (area / stretch) ** 0.5)))
+    left, top = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
+    image = image.crop((left, top, left + width, top + height))
+    if rng.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        image = change(image).enhance(rng.uniform(0.7, 1.3))
+    if rng.random() < 0.15:
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.5)))
+    return image
+
+
+@torch.no_grad()
+def encode(
+    paths: list[Path], view: int, photos: list[Path], encoder: torch.nn.Module, seed: int
+) -> list[Tensor]:
+    """Features of one view of every picture: per layer (N, width) float16. View 0 is the picture on white."""
+    recipe, layers, batches = RECIPES["starter"], range(len(encoder.widths)), []
+    for start in range(0, len(paths), 32):
+        images = []
+        for i in range(start, min(start + 32, len(paths))):
+            picture = Image.open(paths[i]).convert("RGBA")
+            rng = random.Random(f"{seed}/{view}/{i}")
+            images.append(recipe(on_white(picture) if view == 0 else augmented(picture, photos, rng)))
+        pixels = torch.stack(images).to(memory_format=torch.channels_last)  # (B, 3, S, S)
+        batches.append(encoder(pixels, layers))
+    return [torch.cat(parts).half() for parts in zip(*batches, strict=True)]
+
+
+def encode_pictures(work: Path, views: int = 6, seed: int = 0) -> None:
+    """WORK/manifest.jsonl -> WORK/features.safetensors, written after each view to be of use early."""
+    rows = [json.loads(line) for line in (work / "manifest.jsonl").read_text().splitlines()]
+    paths = [work / row["path"] for row in rows]
+    photos = [
+        path
+        for path, row in zip(paths, rows, strict=True)
+        if row["is_photo"] and row["category"] == "building"
+    ]
+    encoder = load_encoder(ENCODER, progress=print).to(memory_format=torch.channels_last)
+    classifier = load_file(backbone_dir(ENCODER) / "model.safetensors")
+
+    encoded: list[list[Tensor]] = []
+    for view in range(1 + views):
+        encoded.append(encode(paths, view, photos, encoder, seed))
+        tensors = {f"layer{i}": torch.stack(parts, 1) for i, parts in enumerate(zip(*encoded, strict=True))}
+        final = tensors[f"layer{len(encoder.widths) - 1}"].float().flatten(0, 1)  # (N·V, 1280)
+        tensors |= {"mean": final.mean(0), "std": final.std(0)}
+        tensors |= {
+            "head.weight": classifier["classifier.weight"],
+            "head.bias": classifier["classifier.bias"],
+        }
+        save_file(tensors, work / "features.part")
+        (work / "features.part").replace(work / "features.safetensors")
+        print(f"view {view} of {views}: {len(paths)} pictures", flush=True)
