@@ -31,7 +31,9 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 import gradio as gr
 
 from epalm import EPALM, EPALMError, Request
-from epalm.cli.main import REFUSED, add_model_options, licences_of, load_model, quiet_libraries, say, sentence
+from epalm.cli.describe import licences_of, load_model
+from epalm.cli.options import add_model_options
+from epalm.cli.terminal import REFUSED, quiet_libraries, say
 from epalm.media import previews
 
 try:
@@ -441,7 +443,7 @@ def main(argv: list[str] | None = None) -> int:
         say(f"Open {launch(blocks, args.host, args.port)} in a browser; Ctrl-C ends it.")
         blocks.block_thread()
     except EPALMError as error:
-        say(sentence(error))
+        say(str(error))
         return REFUSED
     except KeyboardInterrupt:
         pass

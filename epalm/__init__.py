@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from epalm.model import EPALM, Request
 
 __all__ = ["EPALM", "EPALMError", "Request"]
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

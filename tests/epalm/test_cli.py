@@ -12,10 +12,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import epalm
 from epalm import verify
-from epalm.cli import main as cli
-from epalm.cli.main import licences, main
+from epalm.cli import checks as check_commands
+from epalm.cli import models
+from epalm.cli.main import main
 from epalm.config import AdapterConfig
+from epalm.hub.licences import licences
 from epalm.hub.zoo import ZOO, licence_notice
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +127,7 @@ def test_models_lists_the_starter_the_published_ones_and_their_licences(capsys):
 def test_the_starter_is_listed_as_its_adapters_say(monkeypatch, tmp_path, capsys):
     encoders = {"image": "starter/efficientnet-lite2", "audio": "starter/whisper-tiny.en"}
     encoders["video"] = "frames/" + encoders["image"]
-    shipped = AdapterConfig.load(cli.STARTER / "image-caption" / "config.json")
+    shipped = AdapterConfig.load(models.STARTER / "image-caption" / "config.json")
     for modality, encoder in encoders.items():
         for task in ("caption", "qa"):
             config = replace(
@@ -136,7 +139,7 @@ def test_the_starter_is_listed_as_its_adapters_say(monkeypatch, tmp_path, capsys
             (tmp_path / f"{modality}-{task}" / "config.json").write_text(config.to_json())
     names = [f"{modality}-{task}" for modality in ("image", "video", "audio") for task in ("caption", "qa")]
     (tmp_path / "config.json").write_text(json.dumps({"adapters": names}))
-    monkeypatch.setattr(cli, "STARTER", tmp_path)
+    monkeypatch.setattr(models, "STARTER", tmp_path)
     assert main(["models"]) == 0
     out = capsys.readouterr().out
     table = [line.split("  ") for line in out.splitlines()[1:4]]
@@ -203,7 +206,7 @@ def test_verify_exits_1_on_a_mismatch_and_2_where_there_is_no_case(tmp_path, cap
 
 def test_verify_shows_every_check_on_request(monkeypatch, capsys):
     checks = [verify.Check("logits", 1e-6, 2e-4), verify.Check("tokens", 3, 0, decides=False)]
-    monkeypatch.setattr(cli, "verify", lambda *_: checks)
+    monkeypatch.setattr(check_commands, "verify", lambda *_: checks)
     assert main(["verify", "--verbose", "--dtype", "bfloat16", "case"]) == 0
     out = capsys.readouterr().out
     assert "max error 1e-06" in out and "does not decide" in out
@@ -214,7 +217,7 @@ def test_interrupted_ends_quietly_with_130(monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "verify", interrupt)
+    monkeypatch.setattr(check_commands, "verify", interrupt)
     assert main(["verify", "case"]) == 130
     assert capsys.readouterr() == ("", "")
 
@@ -227,3 +230,26 @@ def test_python_dash_m_runs_it_with_help_and_without_noise():
     )  # fmt: skip
     assert result.returncode == 0 and result.stderr == ""
     assert "examples:" in result.stdout and "somewhere" in result.stdout
+
+
+@pytest.mark.parametrize("package", ["epalm", "train"])
+def test_help_does_not_wait_for_pytorch(package):
+    code = (
+        f"import runpy, sys\nsys.argv = ['{package}', '--help']\n"
+        f"try:\n    runpy.run_module('{package}', run_name='__main__')\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'torch', 'transformers', 'timm', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "--help" in result.stdout
+
+
+def test_the_version_names_what_a_bug_report_needs(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"epalm {epalm.__version__} · Python 3.")
+    assert f"torch {torch.__version__.split('+')[0]}" in line and "transformers" in line
