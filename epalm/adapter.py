@@ -15,6 +15,7 @@ from epalm.errors import EPALMError
 from epalm.injection import injection_schedule
 
 WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
+MEAN = "mean_feature_{}"  # key of an optional tensor
 
 
 class SoftPrompt(nn.Module):
@@ -49,6 +50,25 @@ class Adapter(nn.Module):
         self.prompt = None
         if config.prompt is not None:
             self.prompt = SoftPrompt(config.prompt.length, config.lm.embed_size, config.prompt.mlp)
+        for j in range(config.num_tokens):
+            self.register_buffer(MEAN.format(j), None)
+
+    @property
+    def mean_features(self) -> list[Tensor] | None:
+        """(D_j) mean of each feature over the training data, for explanations; None if it is not known.
+
+        Optional in `adapter.safetensors`, as `mean_feature_0` (D_0), `mean_feature_1` (D_1), …
+        """
+        means = [self.get_buffer(MEAN.format(j)) for j in range(self.config.num_tokens)]
+        return None if means[0] is None else means
+
+    @mean_features.setter
+    def mean_features(self, means: Sequence[Tensor]) -> None:
+        widths = tuple(mean.shape[-1] for mean in means if mean.ndim == 1)
+        if widths != self.config.encoder.widths:
+            raise ValueError(f"mean features of widths {widths} for features of {self.config.encoder.widths}")
+        for j, mean in enumerate(means):
+            self.register_buffer(MEAN.format(j), mean)
 
     def tokens(self, features: Sequence[Tensor]) -> Tensor:
         """n features (B, D_j) -> (B, n, H) perceptual tokens, computed in float32 or better."""
@@ -78,6 +98,8 @@ class Adapter(nn.Module):
             raise EPALMError(f"{folder} lacks {WEIGHTS}; copy the whole adapter folder again.") from None
         except (SafetensorError, OSError) as error:
             raise EPALMError(f"{folder / WEIGHTS} is damaged ({error}); copy or download it again.") from None
+        if MEAN.format(0) in state:
+            adapter.mean_features = [torch.empty(width, device="meta") for width in config.encoder.widths]
         expected = {k: tuple(v.shape) for k, v in adapter.state_dict().items()}
         found = {k: tuple(v.shape) for k, v in state.items()}
         for key in sorted(expected | found):

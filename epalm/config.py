@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -83,6 +84,18 @@ class GenerationConfig:
 
 
 @dataclass(frozen=True)
+class ConfidenceConfig:
+    """How often an adapter's answers are right, by their log-probability; fitted on held-out files."""
+
+    slope: float
+    offset: float
+
+    def of(self, log_probability: float) -> float:
+        """Share of answers with this mean log-probability per token (in nats) that are right, in 0…1."""
+        return 0.5 + 0.5 * math.tanh(0.5 * (self.slope * log_probability + self.offset))  # cannot overflow
+
+
+@dataclass(frozen=True)
 class AdapterConfig:
     """Everything needed to rebuild an adapter's modules, its preprocessing and its prompts."""
 
@@ -94,6 +107,7 @@ class AdapterConfig:
     generation: GenerationConfig
     recipe: dict[str, Any]  # preprocessing, see epalm.media.image.ImageRecipe
     shared_connector: bool = False
+    confidence: ConfidenceConfig | None = None
     description: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
 

@@ -30,6 +30,7 @@ from epalm.decoding import InjectedLM, with_overrides
 from epalm.encoders.base import Encoder
 from epalm.encoders.load import load_encoder
 from epalm.errors import EPALMError, reason
+from epalm.explain import Explanation, explain
 from epalm.hub.checkpoints import convert
 from epalm.hub.wheels import cache_root
 from epalm.hub.zoo import ZOO, fetch_checkpoint
@@ -40,7 +41,8 @@ from epalm.media.image import ImageRecipe, ImageSource
 from epalm.media.video import VideoRecipe
 from epalm.text import TaskText, pad_left
 
-STARTER = Path(__file__).parent.parent / "assets" / "starter"
+INSTALLED = Path(__file__).parent / "assets" / "starter"  # where a wheel has the shipped adapters
+STARTER = INSTALLED if INSTALLED.is_dir() else Path(__file__).parent.parent / "assets" / "starter"
 RECIPES_OF: dict[str, Callable[[dict[str, Any]], Any]] = {
     "image": ImageRecipe.from_dict,
     "video": VideoRecipe.from_dict,
@@ -246,6 +248,36 @@ class EPALM(
             thread.join()
         if failure:
             raise failure[0]
+
+    def explain(
+        self,
+        request: Request,
+        beams: int | None = None,
+        max_new_tokens: int | None = None,
+        candidates: int = 3,
+    ) -> Explanation:
+        """Answer a request, and tell where the answer comes from.
+
+        Args:
+            beams, max_new_tokens: instead of the adapter's defaults.
+            candidates: how many texts of a beam search to show.
+        Raises:
+            EPALMError: as `generate`, or the encoder is one whose feature maps are not known.
+        """
+        name = self.adapter_of(request)
+        adapter, recipe = self.adapters[name], self.recipes[name]
+        return explain(
+            self.lm,
+            adapter,
+            self.texts[name],
+            self.encoders[adapter.config.encoder.id],
+            recipe,
+            recipe.open(request.media),
+            request.question,
+            beams,
+            max_new_tokens,
+            candidates,
+        )
 
     @torch.inference_mode()
     def perceive(self, name: str, media: Tensor) -> Tensor:

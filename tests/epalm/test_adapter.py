@@ -49,6 +49,22 @@ def test_saved_equals_loaded(tmp_path, changes):
         torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
 
 
+def test_mean_features_are_stored_with_the_adapter_if_they_are_known(tmp_path):
+    adapter = Adapter(config())
+    assert adapter.mean_features is None
+    adapter.mean_features = [torch.randn(6), torch.randn(10)]
+    adapter.save(tmp_path)
+    loaded = Adapter.load(tmp_path).mean_features
+    assert [mean.tolist() for mean in loaded] == [mean.tolist() for mean in adapter.mean_features]
+    with pytest.raises(ValueError, match="widths"):
+        adapter.mean_features = [torch.randn(6), torch.randn(6)]
+    state = load_file(tmp_path / "adapter.safetensors")
+    del state["mean_feature_1"]
+    save_file(state, tmp_path / "adapter.safetensors")
+    with pytest.raises(EPALMError, match="describes mean_feature_1 as"):
+        Adapter.load(tmp_path)
+
+
 def test_token_j_is_connector_j_of_feature_j():
     adapter = Adapter(config())
     features = [torch.randn(3, 6), torch.randn(3, 10)]

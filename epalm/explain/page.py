@@ -1,0 +1,51 @@
+"""An explanation as HTML: a page of its own that needs no other file, or a part of another page."""
+
+from __future__ import annotations
+
+import base64
+from io import BytesIO
+
+from jinja2 import Environment, PackageLoader
+from PIL import Image
+
+from epalm.explain.drawing import attention_maps, layer_names, shade, spotlights
+from epalm.explain.explanation import Explanation
+
+TEMPLATES = Environment(
+    loader=PackageLoader("epalm.explain", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
+
+
+def as_page(explanation: Explanation, name: str) -> str:
+    """A complete page about the answer for the file `name`, pictures included."""
+    return TEMPLATES.get_template("page.html").render(name=name, **_values(explanation))
+
+
+def as_fragment(explanation: Explanation) -> str:
+    """The same without head and body, to be put into another page."""
+    return TEMPLATES.get_template("fragment.html").render(**_values(explanation))
+
+
+def _values(explanation: Explanation) -> dict[str, object]:
+    rows = []
+    for name, layer, values in zip(
+        layer_names(explanation.layers), explanation.feature_layers, explanation.contributions, strict=True
+    ):
+        cells = []
+        for value in values:
+            colour, ink = shade(float(value), explanation.contributions)
+            cells.append((f"{value:+.2f}", "rgb({},{},{})".format(*colour), "rgb({},{},{})".format(*ink)))
+        rows.append((name, layer, cells))
+    attended = attention_maps(explanation)
+    return {
+        "explanation": explanation,
+        "rows": rows,
+        "looked": [_data_url(picture) for picture in spotlights(explanation)],
+        "attended": [_data_url(picture) for picture in attended or []],
+    }
+
+
+def _data_url(picture: Image.Image) -> str:
+    file = BytesIO()
+    picture.convert("RGB").save(file, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,214 @@
+"""Where an encoder looked for an answer: a map over the picture, over each frame, over the spectrogram.
+
+The map is the gradient of the answer's log-probability with respect to the encoder's last feature map, times
+that map, summed over channels (Selvaraju et al. 2017, Draelos and Carin 2021; the two are the same where
+positions are averaged). What is left of it counts for the answer where it is positive, against it where it
+is negative.
+
+The last feature map is the last thing with positions that the features are made of:
+
+    convolutional network   what its global pooling averages               (C, h, w)
+    ViT, AST, TimeSformer   what the last block's attention reads          (patches, D)
+    Whisper                 the normed output of every layer               (T, D)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from epalm.encoders.ast import ASTEncoder
+from epalm.encoders.base import Encoder
+from epalm.encoders.frames import FrameEncoder
+from epalm.encoders.timesformer import TimesformerEncoder
+from epalm.encoders.timm_image import TimmImageEncoder
+from epalm.encoders.whisper import WhisperEncoder, audible
+from epalm.errors import EPALMError
+
+Values = Callable[[Tensor, Tensor], Tensor]  # (values of one map without channels, media) -> (F, h, w)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The part of an encoder whose values are its last feature map.
+
+    Attributes:
+        module: the values are its input if `before`, else its output.
+        channels: the dimension of the values that positions do not have.
+        layout: values without channels, and the media, to (F, h, w): frames (1 for a picture or a sound),
+            rows from the top (for sounds: mel bands from the lowest), columns from the left.
+        attends: the share of attention that [CLS] gives to each position, values without channels, from the
+            values; None for networks without [CLS].
+    """
+
+    module: nn.Module
+    before: bool
+    channels: int
+    layout: Values
+    attends: Callable[[Tensor], Tensor] | None = None
+
+
+def watched(encoder: Encoder, deepest: int) -> Watched:
+    """What to watch in an encoder that is read down to layer `deepest`.
+
+    Raises:
+        EPALMError: the encoder has no feature map that is known here.
+    """
+    network = encoder.network
+    if isinstance(encoder, WhisperEncoder):
+        return Watched(network.layer_norm, False, -1, _over_time)
+    if isinstance(encoder, ASTEncoder):
+        layer = network.layers[deepest]
+        attention = layer.attention
+
+        def heads(values: Tensor) -> tuple[Tensor, Tensor, float]:
+            split = (*values.shape[:2], attention.num_attention_heads, -1)
+            query = attention.q_proj(values).view(split).transpose(1, 2)  # (1, heads, N, d)
+            key = attention.k_proj(values).view(split).transpose(1, 2)
+            return query, key, attention.scaling
+
+        return Watched(layer.layernorm_before, False, -1, _patches_of_sound(network.config), _from_cls(heads))
+    if isinstance(encoder, TimesformerEncoder):
+        layer = network.encoder.layer[deepest]
+        weights = _from_cls(_fused(layer.attention.attention))
+        return Watched(layer.layernorm_before, False, -1, _square_patches(1), weights)
+    if isinstance(encoder, TimmImageEncoder) and encoder.has_cls:
+        block = network.blocks[deepest]
+        if isinstance(getattr(block, "norm1", None), nn.Module):
+            weights = None
+            if hasattr(getattr(block, "attn", None), "qkv") and hasattr(block.attn, "scale"):
+                weights = _from_cls(_fused(block.attn))
+            prefix = getattr(network, "num_prefix_tokens", 1)
+            return Watched(block.norm1, False, -1, _square_patches(prefix), weights)
+    elif isinstance(encoder, TimmImageEncoder | FrameEncoder):
+        pooling = [m for name, m in network.named_modules() if name.split(".")[-1] == "global_pool"]
+        if pooling:
+            return Watched(pooling[0], True, 1, lambda values, media: values)
+    raise EPALMError(
+        f"It is not known where {type(network).__name__} keeps its last feature map, so where it looked "
+        "cannot be shown."
+    )
+
+
+@contextmanager
+def maps_of(part: Watched) -> Iterator[list[Tensor]]:
+    """Collect the feature maps of a forward pass, which goes on from them as leaves that take gradients."""
+    seen: list[Tensor] = []
+
+    def leaf(values: Tensor) -> Tensor:
+        seen.append(values.detach().requires_grad_())
+        return seen[-1]
+
+    if part.before:
+        handle = part.module.register_forward_pre_hook(lambda _, args: (leaf(args[0]), *args[1:]))
+    else:
+        handle = part.module.register_forward_hook(lambda _module, _args, output: leaf(output))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Where an encoder looked: (F, h, w) maps on the CPU, in float32."""
+
+    relevance: Tensor  # gradient times map, summed over channels
+    attention: Tensor | None  # share of [CLS]'s attention in the last block, averaged over heads
+
+
+def look(
+    encoder: Encoder,
+    media: Tensor,
+    layers: Sequence[int],
+    log_probability: Callable[[list[Tensor]], Tensor],
+) -> Looked:
+    """Where an encoder looked for what has this log-probability.
+
+    Args:
+        media: (1, …) as the encoder takes it.
+        layers: which layers' features the adapter reads.
+        log_probability: of the answer, given the features (1, D_j) of those layers; differentiable.
+    """
+    depth = len(encoder.widths)
+    indices = [layer % depth for layer in layers]
+    part = watched(encoder, max(indices))
+    with torch.enable_grad(), maps_of(part) as maps:
+        features = encoder.features(media.to(next(encoder.parameters())), max(indices))
+        total = log_probability([features[index] for index in indices])
+    if not maps:
+        raise EPALMError(f"{type(encoder.network).__name__} gave no feature map to look at.")
+    gradients = torch.autograd.grad(total, maps, allow_unused=True)
+    products = [
+        (values.detach().float() * gradient.float()).sum(part.channels)
+        for values, gradient in zip(maps, gradients, strict=True)
+        if gradient is not None
+    ]
+    if not products:  # no feature that is read depends on the map
+        products = [torch.zeros_like(maps[-1].detach().float().sum(part.channels))]
+    relevance = part.layout(torch.stack(products).sum(0), media)
+    attention = None
+    if part.attends is not None:
+        with torch.no_grad():
+            attention = part.layout(part.attends(maps[-1].detach()), media).float().cpu()
+    return Looked(relevance.float().cpu(), attention)
+
+
+# ---------------------------------------------------------------- layouts
+
+
+def _square_patches(prefix: int) -> Values:
+    """(F, prefix + h·w) of square pictures -> (F, h, w)."""
+
+    def layout(values: Tensor, media: Tensor) -> Tensor:
+        height, width = media.shape[-2:]
+        places = values.shape[1] - prefix
+        rows = round((places * height / width) ** 0.5)
+        return values[:, prefix:].unflatten(1, (rows, places // rows))
+
+    return layout
+
+
+def _patches_of_sound(config: Any) -> Values:
+    """(1, 2 + bands·steps) of an AST -> (1, bands, steps)."""
+    bands = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
+    return lambda values, media: values[:, 2:].unflatten(1, (bands, -1))
+
+
+def _over_time(values: Tensor, media: Tensor) -> Tensor:
+    """(1, T) over what can be heard of a sound -> (1, 1, steps) over all of it; 0 where it is silent."""
+    heard = audible(media[0])
+    stretched = nn.functional.interpolate(values[None], size=heard.stop - heard.start, mode="linear")
+    return nn.functional.pad(stretched, (heard.start, media.shape[-1] - heard.stop))
+
+
+# ---------------------------------------------------------------- attention of [CLS]
+
+
+def _fused(attention: Any) -> Callable[[Tensor], tuple[Tensor, Tensor, float]]:
+    """Queries and keys of an attention whose three projections are one, as in timm and TimeSformer."""
+
+    def heads(values: Tensor) -> tuple[Tensor, Tensor, float]:
+        split = attention.qkv(values).unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key = split[0], split[1]  # (F, heads, N, d)
+        if hasattr(attention, "q_norm"):
+            query, key = attention.q_norm(query), attention.k_norm(key)
+        return query, key, attention.scale
+
+    return heads
+
+
+def _from_cls(heads: Callable[[Tensor], tuple[Tensor, Tensor, float]]) -> Callable[[Tensor], Tensor]:
+    """Normed input of an attention (F, N, D) -> (F, N): row 0 of the attention, averaged over heads."""
+
+    def attends(values: Tensor) -> Tensor:
+        query, key, scale = heads(values)
+        weights = (query[:, :, :1] @ key.transpose(-2, -1) * scale).softmax(-1)  # (F, heads, 1, N)
+        return weights[:, :, 0].mean(1)
+
+    return attends
