@@ -31,7 +31,7 @@ lint: .venv/installed-dev
 setup: .venv/installed
 
 example: .venv/installed
-	$(PIP) install --quiet --group train
+	$(PIP) install --quiet --editable ".[train]"
 	$(PY) -m train features train/configs/image/example.yaml --device cpu
 	$(PY) -m train fit train/configs/image/example.yaml --resume
 	$(PY) -m train evaluate train/configs/image/example.yaml --blind --no-java
@@ -39,7 +39,7 @@ example: .venv/installed
 	@echo "Look at it in the demo: $(PY) app.py --model runs/example/best"
 
 starter: .venv/installed
-	$(PIP) install --group train
+	$(PIP) install --editable ".[train]"
 	$(PY) -m train starter $(ARGS)
 
 benchmark: .venv/installed
@@ -62,7 +62,7 @@ $(PY):
 	@touch $@
 
 .venv/installed-dev: pyproject.toml .venv/installed
-	$(PIP) install --group dev
+	$(PIP) install --group dev --editable ".[demo,train]"
 	@touch $@
 
 clean:

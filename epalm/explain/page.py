@@ -12,7 +12,7 @@ from epalm.explain.drawing import attention_maps, layer_names, shade, spotlights
 from epalm.explain.explanation import Explanation
 
 TEMPLATES = Environment(
-    loader=PackageLoader("epalm.explain", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    loader=PackageLoader("epalm.explain", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
 
 
