@@ -35,6 +35,12 @@ class TaskText:
                 "token; give the task an input text in config.json."
             )
 
+    @property
+    def pad_id(self) -> int:
+        """What short texts are filled up with: the pad token, or the end token where there is none."""
+        pad = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if pad is None else pad
+
     def input(self, question: str | None) -> str:
         """The text in front of the answer.
 

@@ -46,10 +46,10 @@ def main() -> int:
         return 130
 
 
-def build_starter(arguments: argparse.Namespace) -> None:
+def build_starter(arguments: argparse.Namespace) -> int:
     from train.starter.build import build  # heavy imports only when they are needed
 
-    build(arguments.work, arguments.out, arguments.threads, arguments.data_only)
+    return build(arguments.work, arguments.out, arguments.threads, arguments.data_only)
 
 
 if __name__ == "__main__":

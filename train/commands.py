@@ -78,7 +78,7 @@ def study(arguments: argparse.Namespace) -> None:
 
 
 def fit(arguments: argparse.Namespace) -> int:
-    from train.fit import run_fit
+    from train.training import run_fit
 
     return run_fit(arguments)
 

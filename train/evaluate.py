@@ -30,17 +30,11 @@ from epalm.errors import EPALMError
 from epalm.text import TaskText, pad_left
 from train.data.benchmarks import find_dataset
 from train.data.manifest import Item, write_atomic
-from train.frozen import (
-    Features,
-    alone,
-    feature_source,
-    load_frozen_encoder,
-    load_frozen_lm,
-    memory_full,
-    say,
-    split_items,
-)
+from train.features.source import FeatureSource, feature_source
+from train.frozen import load_frozen_encoder, load_frozen_lm, say
+from train.machine import memory_full
 from train.metrics import by_group, score_captions, score_labels, score_vqa
+from train.run_folder import exclusive
 from train.settings import Settings, load_settings
 
 Seeing = Literal["own", "blind", "text only"]  # the item's media, another item's, or none
@@ -91,7 +85,7 @@ def predict(
     lm: InjectedLM,
     text: TaskText,
     adapter: Adapter,
-    features: Features,
+    features: FeatureSource,
     items: Sequence[Item],
     others: Sequence[Item],
     batch: int,
@@ -134,7 +128,7 @@ def evaluate_split(
     lm: InjectedLM,
     text: TaskText,
     adapter: Adapter,
-    features: Features,
+    features: FeatureSource,
     items: Sequence[Item],
     settings: Settings,
     java: bool,
@@ -252,7 +246,7 @@ def evaluate(settings: Settings, split: str, model: Path, blind: bool, text_only
     """
     accelerator = Accelerator()
     device = str(accelerator.device)
-    items = split_items(settings, split)
+    items = settings.items(split)
     adapter = Adapter.load(model).to(accelerator.device)
     check_adapter(adapter.config, settings, model)
     config = adapter.config = replace(adapter.config, generation=settings.generation)
@@ -358,7 +352,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     model = arguments.model or Path(settings.out) / "best"
     baselines = arguments.blind, arguments.text_only
     try:
-        with alone(Path(settings.out)):
+        with exclusive(Path(settings.out)):
             evaluate(settings, arguments.split, model, *baselines, not arguments.no_java)
     except torch.OutOfMemoryError as error:
         raise memory_full("evaluation.batch", settings.evaluation.batch) from error

@@ -27,6 +27,7 @@ from epalm.config import (
 from epalm.errors import EPALMError, reason
 from epalm.media import audio, image, video
 from train.data.benchmarks import find_dataset
+from train.data.manifest import Item, load_manifest
 
 RECIPES: dict[str, dict[str, Any]] = {
     "image": image.RECIPES,
@@ -144,6 +145,17 @@ class Settings:
     def recipe(self) -> Any:
         """The preprocessing."""
         return RECIPES[self.task.modality][self.model.recipe]
+
+    def items(self, split: str) -> list[Item]:
+        """The items of the split named "train", "val" or "test".
+
+        Raises:
+            EPALMError: the settings name no such split, or its manifest is wrong.
+        """
+        path = getattr(self.data, split)
+        if path is None:
+            raise EPALMError(f"The settings name no {split} split: set data.{split} to its manifest.")
+        return load_manifest(Path(path))
 
     def encoder_config(self, widths: Sequence[int]) -> EncoderConfig:
         """What the adapter reads of the encoder.

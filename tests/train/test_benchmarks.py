@@ -25,12 +25,12 @@ from epalm import EPALM, EPALMError
 from epalm.adapter import Adapter
 from tests.helpers.tiny_benchmarks import write_tiny
 from train.__main__ import main
+from train.batches import limited
 from train.data.benchmarks import DATASETS
 from train.data.manifest import Item, load_manifest, save_manifest
 from train.evaluate import partners
-from train.fit import answer_batch, choose_answer, limited, reference_batch
-from train.frozen import alone
-from train.optimizer import learning_rates, make_optimizer, parameter_groups
+from train.regime import Corrected, Original, answers, make_optimizer, whole_texts
+from train.run_folder import exclusive
 from train.settings import Optim, load_settings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "extras" / "lr_schedule.json"
@@ -169,7 +169,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(gqa, tmp_path, las
     from train import fit
 
     out = tmp_path / "killed"
-    original, calls = fit.Training.step, []
+    original, calls = fit.Loop.step, []
 
     def dying(self, step):
         calls.append(step)
@@ -177,10 +177,10 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(gqa, tmp_path, las
             raise RuntimeError("killed")
         return original(self, step)
 
-    monkeypatch.setattr(fit.Training, "step", dying)
+    monkeypatch.setattr(fit.Loop, "step", dying)
     with pytest.raises(RuntimeError, match="killed"):
         run("fit", gqa, "--set", f"out={out}")
-    monkeypatch.setattr(fit.Training, "step", original)
+    monkeypatch.setattr(fit.Loop, "step", original)
     assert run("fit", gqa, "--resume", "--set", f"out={out}") == 0
     whole = gqa.parent / "run"
     assert losses(out) == losses(whole)
@@ -308,7 +308,7 @@ def test_a_damaged_checkpoint_is_named(gqa, tmp_path, capsys):
 
 
 def test_two_commands_do_not_work_in_one_run_folder(gqa, tmp_path, capsys):
-    with alone(tmp_path):
+    with exclusive(tmp_path):
         assert run("fit", gqa, "--set", f"out={tmp_path}") == 2
     assert "Another command is working in" in capsys.readouterr().err
     assert not (tmp_path / "log.jsonl").exists()
@@ -323,7 +323,7 @@ def test_training_on_a_cache_needs_no_encoder(gqa, tmp_path, monkeypatch):
     def absent(*arguments):
         raise AssertionError("the encoder was loaded")
 
-    monkeypatch.setattr("train.fit.load_frozen_encoder", absent)
+    monkeypatch.setattr("train.training.load_frozen_encoder", absent)
     assert run("fit", gqa, "--set", f"out={tmp_path}", "--set", "optim.epochs=1") == 0
 
 
@@ -409,18 +409,20 @@ def test_reference_learning_rates_equal_the_recorded_ones(name, tiny_model_dir):
     recorded = RECORDED[name]
     optim = optim_of(recorded)
     task = "qa" if name.startswith("qa") else "caption"
-    groups = parameter_groups(adapter_of(tiny_model_dir), optim, task, reference=True)
+    regime = Original(optim, task)
+    groups = regime.groups(adapter_of(tiny_model_dir))
     per_epoch = recorded["iterations_per_epoch"]
     for row in recorded["trace"]:
         step = row["epoch"] * per_epoch + row["from_iteration"]
-        rates = learning_rates(groups, optim, True, step, per_epoch)
+        rates = regime.rates(groups, step, per_epoch)
         assert rates == pytest.approx(row["lr"], rel=1e-9)
 
 
 def test_the_default_warms_both_rates_up_and_lowers_them(tiny_model_dir):
     optim = Optim(epochs=2, batch=1, lr=1e-3, prompt_lr=1e-2, warmup=4, min_lr=1e-4)
-    groups = parameter_groups(adapter_of(tiny_model_dir), optim, "caption", reference=False)
-    rates = [learning_rates(groups, optim, False, step, 10) for step in range(20)]
+    regime = Corrected(optim, "caption")
+    groups = regime.groups(adapter_of(tiny_model_dir))
+    rates = [regime.rates(groups, step, 10) for step in range(20)]
     by_name = {group.names[0].split(".")[0]: [rate[i] for rate in rates] for i, group in enumerate(groups)}
     assert by_name["connector"][:4] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3])
     assert by_name["prompt"][3] == pytest.approx(1e-2)
@@ -434,8 +436,8 @@ def test_every_trained_parameter_is_in_one_group(tiny_model_dir):
     module = adapter_of(tiny_model_dir)
     trained = sorted(name for name, p in module.named_parameters() if p.requires_grad)
     for task in ("caption", "qa"):
-        for reference in (True, False):
-            groups = parameter_groups(module, Optim(1, 1, 1e-3, 1e-3), task, reference)
+        for regime in (Original, Corrected):
+            groups = regime(Optim(1, 1, 1e-3, 1e-3), task).groups(module)
             assert sorted(name for group in groups for name in group.names) == trained
             assert len(make_optimizer(module, groups).param_groups) == len(groups)
 
@@ -445,22 +447,22 @@ def test_every_trained_parameter_is_in_one_group(tiny_model_dir):
 
 def test_answers_are_drawn_as_often_as_people_gave_them():
     item = Item("1", "x", "?", ("pizza",) * 5 + ("food",) + ("cheese",) * 2)
-    rng = random.Random(0)
-    drawn = [choose_answer(item, rng, reference=False) for _ in range(4000)]
+    rng, optim = random.Random(0), Optim(1, 1, 1e-3, 1e-3)
+    drawn = [Corrected(optim, "qa").answer(item, rng) for _ in range(4000)]
     assert drawn.count("pizza") / 4000 == pytest.approx(5 / 8, abs=0.03)
-    original = [choose_answer(item, rng, reference=True) for _ in range(4000)]
+    original = [Original(optim, "qa").answer(item, rng) for _ in range(4000)]
     assert original.count("pizza") / 4000 == pytest.approx(1 / (1 + 0.3 + 0.6), abs=0.03)
 
 
 def test_only_the_answer_is_learned_but_in_reference_mode_all_of_the_text(tiny_model_dir):
     text = EPALM.from_pretrained(tiny_model_dir, device="cpu").texts["image-qa"]
     pairs = [text.training_text("what is this?", "a dog"), text.training_text("what?", "a cat on a sofa")]
-    ids, mask, labels = answer_batch(pairs, text)
+    ids, mask, labels = answers(pairs, text)
     start = len(text.ids(""))
     for row, (_, after) in enumerate(pairs):
         assert labels[row][labels[row] != -100].tolist() == text.ids(after)[start:]
         assert mask[row, -1] == 1  # padded on the left
-    ids, mask, labels = reference_batch(pairs, text)
+    ids, mask, labels = whole_texts(pairs, text)
     assert torch.equal(labels == -100, mask == 0)
     assert mask[0, 0] == 1  # padded on the right
     assert ids[1].tolist() == text.ids("".join(pairs[1]))

@@ -11,8 +11,8 @@ from transformers.models.timesformer.modeling_timesformer import TimesformerDrop
 from epalm.config import LMConfig
 from epalm.encoders.timesformer import TimesformerEncoder
 from epalm.verify import Case
-from train.frozen import Features, stochastic_depth
-from train.optimizer import learning_rates, make_optimizer, parameter_groups
+from train.features.source import LiveFeatures, dropping, stochastic_depth
+from train.regime import Original, make_optimizer
 from train.settings import Optim, load_settings
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -43,13 +43,14 @@ def test_ten_steps_follow_the_formulas(name):
         warmup=4,
     )
     task = "qa" if "qa" in case.config["task"] else "caption"
-    groups = parameter_groups(case.adapter, optim, task, reference=True)
+    regime = Original(optim, task)
+    groups = regime.groups(case.adapter)
     optimizer = make_optimizer(case.adapter, groups)
     begun = {key: p.detach().clone() for key, p in other._parameters().items()}
     moments = {key: (torch.zeros_like(p), torch.zeros_like(p)) for key, p in begun.items()}
 
     for step in range(STEPS):
-        rates = learning_rates(groups, optim, True, step, PER_EPOCH)
+        rates = regime.rates(groups, step, PER_EPOCH)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         optimizer.zero_grad()
@@ -120,9 +121,9 @@ def test_a_dropped_path_leaves_its_residual_alone_and_a_kept_one_is_scaled_up(en
 def test_paths_are_dropped_in_reference_mode_alone(encoder, changes, drops):
     settings = load_settings(CONFIGS / "msvd-qa-opt-2.7b.yaml", changes)
     lm = LMConfig("facebook/opt-2.7b", 2560, 2560, 32, "opt")
-    features = Features(settings, settings.adapter_config(lm, (24,) * 12), None, encoder)
-    features.train(True)
+    features = LiveFeatures(settings, settings.adapter_config(lm, (24,) * 12), encoder)
     modules = [layer.drop_path for layer in encoder.network.encoder.layer]
-    assert [isinstance(module, TimesformerDropPath) and module.training for module in modules] == [drops] * 3
-    features.train(False)
+    with dropping(features.paths):
+        training = [isinstance(module, TimesformerDropPath) and module.training for module in modules]
+    assert training == [drops] * 3
     assert not any(module.training for module in modules if isinstance(module, TimesformerDropPath))

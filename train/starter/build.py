@@ -6,141 +6,38 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor, nn
 
 from epalm.adapter import CONFIG, Adapter
-from epalm.config import (
-    AdapterConfig,
-    EncoderConfig,
-    GenerationConfig,
-    InjectionConfig,
-    LMConfig,
-    PromptConfig,
-    TaskConfig,
-)
+from epalm.config import AdapterConfig
 from epalm.decoding import InjectedLM
-from epalm.language_model import choose_device, load_lm
-from epalm.media import audio, image, video
 from epalm.model import EPALM, STARTER
 from epalm.text import TaskText
-from train.loop import Batch, Schedule, batch_loss, fit, make_batch
-from train.starter import examples
-from train.starter.clips import batches as clip_batches
+from train.batches import Batch, DrawnBatches, example_batch
+from train.checkpoint import Checkpoint, identity_of
+from train.fit import Verdict, fit, losses
+from train.frozen import lm_config, load_frozen_lm, new_adapter
+from train.machine import new_accelerator
+from train.regime import Regime, regime_of
 from train.starter.clips import features as clip_features
 from train.starter.clips.batches import ClipData
 from train.starter.clips.collect import write_clips
-from train.starter.distil import MILD, WIDE, Spread
+from train.starter.distil import Spread
 from train.starter.examples import Example
 from train.starter.manifests import write_manifests
 from train.starter.measure import report
 from train.starter.photos import gather_photos
 from train.starter.pictures import features as picture_features
-from train.starter.pictures.batches import TOKENS, StarterData
+from train.starter.pictures.batches import StarterData
 from train.starter.pictures.collect import write_manifest
-from train.starter.sounds import batches as sound_batches
+from train.starter.plans import PLANS, Plan
 from train.starter.sounds import features as sound_features
 from train.starter.sounds.batches import SoundData
 from train.starter.sounds.collect import write_sounds
 from train.starter.split import split_pictures
-
-LM = LMConfig(
-    "starter/smollm2-135m-instruct", hidden_size=576, embed_size=576, num_layers=30, model_type="llama"
-)
-INJECTION = InjectionConfig(start_layer_idx=10, end_layer_idx=30)
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """A part of an adapter's training, with a checkpoint of its own."""
-
-    name: str
-    schedule: Schedule
-    batch: int
-    spread: Spread
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """One adapter: what it is for, what its soft prompt starts from, and how it is trained.
-
-    Attributes:
-        starts_from: checkpoint whose connectors it starts from: what features mean is learned there.
-    """
-
-    task: TaskConfig
-    encoder: EncoderConfig
-    recipe: dict[str, Any]
-    prompt: str
-    stages: tuple[Stage, ...]
-    starts_from: str | None = None
-
-    @property
-    def name(self) -> str:
-        return f"{self.task.modality}-{self.task.name}"
-
-
-PICTURES = EncoderConfig(picture_features.ENCODER, (-1,) * TOKENS, (1280,) * TOKENS)
-CLIPS = EncoderConfig(clip_features.ENCODER, clip_batches.LAYERS, clip_batches.WIDTHS)
-SOUNDS = EncoderConfig(sound_features.ENCODER, sound_batches.LAYERS, (1152,) * len(sound_batches.LAYERS))
-
-PLANS = (
-    Plan(
-        examples.CAPTION,
-        PICTURES,
-        image.RECIPES["starter"].to_dict(),
-        "Look at the photo. Say in a few words what it shows.",
-        (
-            Stage("caption-mild", Schedule(steps=1100, lr=3e-3, prompt_lr=3e-3), 48, MILD),
-            Stage("caption-wide", Schedule(steps=350, lr=1.5e-3, prompt_lr=1e-3), 48, WIDE),
-        ),
-    ),
-    Plan(
-        examples.QA,
-        PICTURES,
-        image.RECIPES["starter"].to_dict(),
-        "Look at the photo and answer the question in a few words.",
-        (Stage("qa", Schedule(steps=300, lr=1e-3, prompt_lr=3e-3), 40, WIDE),),
-        starts_from="caption-wide",
-    ),
-    Plan(
-        clip_batches.CAPTION,
-        CLIPS,
-        video.RECIPES["starter"].to_dict(),
-        "Look at the video. Say in a few words what it shows.",
-        (Stage("video-caption", Schedule(steps=350, lr=2e-3, prompt_lr=2e-3), 40, WIDE),),
-        starts_from="caption-wide",
-    ),
-    Plan(
-        clip_batches.QA,
-        CLIPS,
-        video.RECIPES["starter"].to_dict(),
-        "Look at the video and answer the question in a few words.",
-        (Stage("video-qa", Schedule(steps=250, lr=1e-3, prompt_lr=2e-3), 40, WIDE),),
-        starts_from="video-caption",
-    ),
-    Plan(
-        sound_batches.CAPTION,
-        SOUNDS,
-        audio.RECIPES["starter"].to_dict(),
-        "Listen to the recording. Say in a few words what you hear.",
-        (
-            Stage("audio-caption", Schedule(steps=450, lr=3e-3, prompt_lr=3e-3), 40, MILD),
-            Stage("audio-caption-wide", Schedule(steps=150, lr=1.5e-3, prompt_lr=1e-3, warmup=20), 40, WIDE),
-        ),
-    ),
-    Plan(
-        sound_batches.QA,
-        SOUNDS,
-        audio.RECIPES["starter"].to_dict(),
-        "Listen to the recording and answer the question in a few words.",
-        (Stage("audio-qa", Schedule(steps=120, lr=1.5e-3, prompt_lr=3e-3, warmup=20), 40, WIDE),),
-        starts_from="audio-caption-wide",
-    ),
-)
 
 
 class Data(Protocol):
@@ -159,39 +56,9 @@ class Data(Protocol):
         """Standardised features of every token and the examples that belong to them."""
 
 
-def training_lm() -> tuple[InjectedLM, PreTrainedTokenizerBase]:
-    """The starter's LM for training: in bfloat16, with plain attention (faster than fused for 20 rows)."""
-    lm, tokenizer = load_lm(LM, choose_device(), torch.bfloat16)
-    lm.set_attn_implementation("eager")
-    return InjectedLM(lm), tokenizer
-
-
-def new_adapter(
-    plan: Plan, lm: InjectedLM, tokenizer: PreTrainedTokenizerBase, injection: InjectionConfig = INJECTION
-) -> Adapter:
-    """An untrained adapter whose soft prompt starts as the embedding of a sentence."""
-    words = tokenizer(plan.prompt)["input_ids"]
-    config = AdapterConfig(
-        lm=LM,
-        encoder=plan.encoder,
-        injection=injection,
-        prompt=PromptConfig(len(words), mlp=False),
-        task=plan.task,
-        generation=GenerationConfig(num_beams=1, max_new_tokens=20),
-        recipe=plan.recipe,
-        description=f"Starter: {plan.task.modality} {plan.task.name} with SmolLM2-135M and {plan.encoder.id}",
-    )
-    torch.manual_seed(0)
-    adapter = Adapter(config)
-    embedded = lm.lm.get_input_embeddings()(torch.tensor(words, device=lm.device))
-    adapter.prompt.embedding.weight.data.copy_(embedded.float())
-    return adapter.to(lm.device)
-
-
-def take_connectors(adapter: Adapter, checkpoint: Path) -> None:
+def take_connectors(adapter: Adapter, folder: Path) -> None:
     """Start from another adapter's connectors, as far as they have the same place and shape."""
-    learned = torch.load(checkpoint, weights_only=True)["adapter"]
-    own = adapter.state_dict()
+    learned, own = Adapter.load(folder).state_dict(), adapter.state_dict()
     fitting = {
         key: value
         for key, value in learned.items()
@@ -205,46 +72,64 @@ def on_raw_features(adapter: Adapter, scales: Sequence[tuple[Tensor, Tensor]]) -
     raw = Adapter(adapter.config)
     raw.load_state_dict(adapter.state_dict())
     for connector, (mean, std) in zip(raw.connector, scales, strict=True):
+        assert isinstance(connector, nn.Linear)
         connector.weight.data /= std
         connector.bias.data -= connector.weight.data @ mean
     return raw
 
 
 @torch.no_grad()
-def held_out_loss(lm: InjectedLM, adapter: Adapter, data: Data, text: TaskText) -> tuple[float, float]:
+def held_out_loss(
+    lm: InjectedLM, adapter: Adapter, regime: Regime, data: Data, text: TaskText
+) -> tuple[float, float]:
     """Loss per token on held-out media, with their own features and with another one's."""
     features, examples = data.held_out(text.task.name)
-    losses = []
+    means = []
     for shift in (0, len(examples) // 2):
         total = 0.0
         for part in range(0, len(examples), 64):
             rows = slice(part, part + 64)
-            batch = make_batch([f.roll(shift, 0)[rows] for f in features], examples[rows], text)
-            total += batch_loss(lm, adapter, batch).item() * len(examples[rows])
-        losses.append(total / len(examples))
-    return losses[0], losses[1]
+            batch = example_batch([f.roll(shift, 0)[rows] for f in features], examples[rows], text)
+            total += losses(lm, adapter, regime, batch.to(lm.device)).sum().item()
+        means.append(total / len(examples))
+    return means[0], means[1]
 
 
-def train_adapter(plan: Plan, data: Data, work: Path, out: Path) -> None:
-    """Train one adapter through its stages and write its folder; goes on from its checkpoints."""
-    lm, tokenizer = training_lm()
+def train_adapter(plan: Plan, data: Data, work: Path, out: Path) -> int:
+    """Train one adapter through its stages and write its folder; goes on from its checkpoints.
+
+    Returns:
+        0, or 130 if it was told to stop.
+    """
+    accelerator = new_accelerator(plan.settings)
+    sizes = lm_config(plan.settings)
+    lm, tokenizer = load_frozen_lm(plan.settings, sizes, str(accelerator.device))
     text = TaskText(plan.task, tokenizer)
-    adapter = new_adapter(plan, lm, tokenizer)
+    config = plan.settings.adapter_config(sizes, plan.widths)
+    adapter = new_adapter(plan.settings, config, lm, tokenizer).to(lm.device)
     if plan.starts_from is not None:
-        take_connectors(adapter, work / f"{plan.starts_from}.checkpoint")
+        take_connectors(adapter, work / plan.starts_from / "last")
     for stage in plan.stages:
+        settings = dataclasses.replace(stage.settings, out=str(work / stage.name))
+        regime, size = regime_of(settings), settings.optim.batch
+        source = DrawnBatches(data.batches(text, size, stage.spread), size, stage.steps)
+        identity = identity_of(settings, steps=stage.steps, spread=str(stage.spread))
 
-        def log(message: str, name: str = stage.name) -> None:
-            print(f"{name}: {message}", flush=True)
+        def judge(regime: Regime = regime) -> Verdict:
+            own, other = held_out_loss(lm, adapter, regime, data, text)
+            metrics = {"held_out_loss": own, "held_out_loss_other_media": other}
+            return Verdict(metrics, -own, f"held-out loss {own:.3f}, with others' features {other:.3f}")
 
-        batches = data.batches(text, stage.batch, stage.spread)
-        fit(lm, adapter, batches, stage.schedule, work / f"{stage.name}.checkpoint", log)
-        own, other = held_out_loss(lm, adapter, data, text)
-        log(f"held-out loss per token {own:.3f}, with another one's features {other:.3f}")
-    metrics = {"held_out_loss": round(own, 4), "held_out_loss_other_media": round(other, 4)}
+        checkpoint = Checkpoint.open(work / stage.name, identity, resume=True)
+        if stopped := fit(settings, source, lm, adapter, regime, checkpoint, judge, accelerator):
+            return stopped
     raw = on_raw_features(adapter, data.scales)
-    raw.config = dataclasses.replace(adapter.config, metrics=metrics)
+    encoder = plan.settings.model.encoder
+    made = f"Starter: {plan.task.modality} {plan.task.name} with SmolLM2-135M and {encoder}"
+    metrics = AdapterConfig.load(Path(settings.out) / "best" / CONFIG).metrics
+    raw.config = dataclasses.replace(adapter.config, description=made, metrics=metrics)
     raw.half().save(out / plan.name)
+    return 0
 
 
 def prepare(work: Path) -> dict[str, Data]:
@@ -269,8 +154,10 @@ def prepare(work: Path) -> dict[str, Data]:
     return {"image": pictures, "video": ClipData(work, pictures), "audio": SoundData(work)}
 
 
-def build(work: Path, out: Path | None, threads: int, data_only: bool) -> None:
+def build(work: Path, out: Path | None, threads: int, data_only: bool) -> int:
     """All stages of the starter; each is skipped if its result is in the work folder.
+
+    Returns 0, or 130 if a training was told to stop.
 
     Args:
         out: folder of the adapters, `assets/starter` if None.
@@ -283,11 +170,13 @@ def build(work: Path, out: Path | None, threads: int, data_only: bool) -> None:
     work.mkdir(parents=True, exist_ok=True)
     if data_only:
         prepare(work)
-        return
+        return 0
     photos = gather_photos(work)  # now, lest a package is missed after hours of training
     data = prepare(work)
     for plan in PLANS:
-        train_adapter(plan, data[plan.task.modality], work, out)
+        if stopped := train_adapter(plan, data[plan.task.modality], work, out):
+            return stopped
     index = {"adapters": [plan.name for plan in PLANS]}
     (out / CONFIG).write_text(json.dumps(index, indent=2) + "\n")
     report(EPALM.from_pretrained(out), data, photos, out / "README.md")
+    return 0

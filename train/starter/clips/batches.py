@@ -13,7 +13,7 @@ from torch import Tensor
 
 from epalm.config import TaskConfig
 from epalm.text import TaskText
-from train.loop import Batch, make_batch
+from train.batches import Batch, example_batch
 from train.starter.distil import Spread
 from train.starter.examples import KIND, Example, Thing, category_phrase
 from train.starter.pictures.batches import NOISE, StarterData
@@ -95,7 +95,7 @@ class ClipData:
                 self.example(thing, self.rows[i]["motion"], text.task.name, things, rng)
                 for thing, i in zip(shown, clips, strict=True)
             ]
-            return make_batch(features, examples, text)
+            return example_batch(features, examples, text)
 
         return batch_at
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from epalm.text import TaskText
-from train.loop import Batch, make_batch
+from train.batches import Batch, example_batch
 from train.starter.distil import MILD, ClassifierSampler, Spread
 from train.starter.examples import Example, Thing, question_about
 from train.starter.words import LABEL_OF, with_article
@@ -101,7 +101,7 @@ class Batches:
         features = features + NOISE * torch.randn(features.shape, generator=generator)
         things = [data.things[i] for i in pictures] + [data.classes[c] for c in classes]
         examples = [self._example(thing, rng) for thing in things]
-        return make_batch([features] * TOKENS, examples, self.text)
+        return example_batch([features] * TOKENS, examples, self.text)
 
     def _example(self, thing: Thing, rng: random.Random) -> Example:
         if self.text.task.name == "caption":

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from epalm.config import TaskConfig
 from epalm.text import TaskText
-from train.loop import Batch, make_batch
+from train.batches import Batch, example_batch
 from train.starter.distil import Spread
 from train.starter.examples import Example, category_phrase
 from train.starter.pictures.batches import NOISE, rarity
@@ -92,7 +92,9 @@ class SoundData:
             features = self.features(raw)
             features = [f + NOISE * torch.randn(f.shape, generator=generator) for f in features]
             heard = [[i] for i in single] + [self.parts[i] for i in pairs]
-            return make_batch(features, [self.example(parts, text.task.name, rng) for parts in heard], text)
+            return example_batch(
+                features, [self.example(parts, text.task.name, rng) for parts in heard], text
+            )
 
         return batch_at
 

@@ -1,0 +1,255 @@
+"""The training loop: batches from any source, resumable to the bit, and nothing but the adapter changes."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from epalm.adapter import Adapter
+from epalm.config import (
+    AdapterConfig,
+    EncoderConfig,
+    GenerationConfig,
+    InjectionConfig,
+    LMConfig,
+    PromptConfig,
+    TaskConfig,
+)
+from epalm.errors import EPALMError
+from tests.helpers.tiny import LAYERS, VOCAB, WIDTH, tiny_lm
+from train.batches import Batch, DrawnBatches
+from train.checkpoint import Checkpoint, identity_of
+from train.fit import Verdict, fit, losses
+from train.regime import Corrected, pad_pairs, regime_of
+from train.settings import Data, Model, Optim, Settings
+from train.starter.build import on_raw_features
+
+FEATURE = 8
+OPTIM = Optim(epochs=1, batch=4, lr=1e-2, prompt_lr=2e-2, warmup=3, weight_decay=0.05, seed=0, save_every=4)
+
+
+def settings(out: Path, **changes) -> Settings:
+    return Settings(
+        model=Model("tiny", "tiny", "starter", (-1, -1), 2, LAYERS, prompt_length=3, prompt_mlp=False),
+        task=TaskConfig("caption", "image", ""),
+        data=Data("own_image_caption", "drawn", "drawn"),
+        optim=dataclasses.replace(OPTIM, **changes),
+        generation=GenerationConfig(),
+        out=str(out),
+    )
+
+
+def adapter(seed: int = 0) -> Adapter:
+    torch.manual_seed(seed)
+    return Adapter(
+        AdapterConfig(
+            lm=LMConfig("tiny", WIDTH, WIDTH, LAYERS, "llama"),
+            encoder=EncoderConfig("tiny", (-1, -1), (FEATURE, FEATURE)),
+            injection=InjectionConfig(2, LAYERS),
+            prompt=PromptConfig(3, mlp=False),
+            task=TaskConfig("caption", "image", ""),
+            generation=GenerationConfig(),
+            recipe={},
+        )
+    )
+
+
+def batch_at(step: int, rows: int = 4) -> Batch:
+    generator = torch.Generator().manual_seed(step)
+
+    def ids(length: int) -> list[int]:
+        return torch.randint(3, VOCAB, (length,), generator=generator).tolist()
+
+    features = torch.randn(rows, FEATURE, generator=generator)
+    return Batch([features] * 2, *pad_pairs([(ids(1 + n), ids(3 - n % 2)) for n in range(rows)], pad_id=1))
+
+
+def first_batch(step: int) -> Batch:
+    return batch_at(0)
+
+
+def trained(
+    adapter: Adapter,
+    out: Path,
+    draw: Callable[[int], Batch] = batch_at,
+    steps: int = 10,
+    validate: Callable[[], Verdict] | None = None,
+    resume: bool = True,
+    **changes,
+) -> int:
+    """Train an adapter on what `draw` gives; goes on where an earlier call stopped."""
+    chosen = settings(out, **changes)
+    checkpoint = Checkpoint.open(out, identity_of(chosen, steps=steps), resume)
+    source = DrawnBatches(draw, 4, steps // chosen.optim.epochs)
+    return fit(chosen, source, tiny_lm("llama"), adapter, regime_of(chosen), checkpoint, validate)
+
+
+def values(module: torch.nn.Module) -> dict[str, list]:
+    return {name: tensor.tolist() for name, tensor in module.state_dict().items()}
+
+
+def log_of(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_a_resumed_run_equals_an_undisturbed_one_exactly(tmp_path, capsys):
+    undisturbed, interrupted, resumed = adapter(), adapter(), adapter(seed=1)
+    trained(undisturbed, tmp_path / "one")
+
+    def until_the_power_fails(step: int) -> Batch:
+        if step == 6:
+            raise Interrupted
+        return batch_at(step)
+
+    with pytest.raises(Interrupted):
+        trained(interrupted, tmp_path / "two", until_the_power_fails)
+    assert values(interrupted) != values(undisturbed)
+    capsys.readouterr()
+    trained(resumed, tmp_path / "two")
+    assert "Going on at step 4 of 10" in capsys.readouterr().err
+    assert values(resumed) == values(undisturbed)
+    assert [row["loss"] for row in log_of(tmp_path / "two")] == [
+        row["loss"] for row in log_of(tmp_path / "one")
+    ]
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    first, loaded = adapter(), adapter(seed=1)
+    trained(first, tmp_path)
+    trained(loaded, tmp_path, lambda step: pytest.fail("no step is left"))
+    assert values(loaded) == values(first)
+
+
+@pytest.mark.parametrize("change", [{"steps": 20}, {"lr": 1e-3}, {"prompt_lr": 1e-3}, {"warmup": 0}])
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path, change):
+    trained(adapter(), tmp_path)
+    [name] = change
+    with pytest.raises(EPALMError, match=rf"has (optim\.)?{name} = .*, but now it is {change[name]}"):
+        trained(adapter(), tmp_path, **change)
+
+
+def test_a_run_is_not_gone_on_with_unless_wanted(tmp_path):
+    trained(adapter(), tmp_path)
+    with pytest.raises(EPALMError, match="go on with --resume"):
+        trained(adapter(), tmp_path, resume=False)
+
+
+def test_one_batch_is_learned_by_heart_and_the_lm_stays_as_it_was(tmp_path):
+    lm, learning = tiny_lm("llama"), adapter()
+    chosen = settings(tmp_path, lr=3e-2, prompt_lr=3e-2, warmup=5)
+    regime = regime_of(chosen)
+    frozen, before = values(lm), values(learning)
+    first = losses(lm, learning, regime, batch_at(0)).mean().item()
+    source = DrawnBatches(first_batch, 4, 150)
+    fit(chosen, source, lm, learning, regime, Checkpoint(tmp_path, {}))
+    assert losses(lm, learning, regime, batch_at(0)).mean().item() < first / 2
+    assert values(lm) == frozen
+    assert all(parameter.grad is None for parameter in lm.parameters())
+    assert [name for name, value in values(learning).items() if value == before[name]] == []
+    assert not learning.training
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_before_anything_changes(tmp_path):
+    learning = adapter()
+    before = values(learning)
+
+    def broken(step: int) -> Batch:
+        return dataclasses.replace(batch_at(0), features=[torch.full((4, FEATURE), float("nan"))] * 2)
+
+    with pytest.raises(EPALMError, match=r"The loss became nan at step 0; .* lower optim\.lr"):
+        trained(learning, tmp_path, broken)
+    assert values(learning) == before
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_the_best_epoch_is_kept_with_its_metrics(tmp_path):
+    seen, worth = [], iter([0.3, 0.7, 0.5])
+
+    def judge() -> Verdict:
+        value = next(worth)
+        seen.append(values(learning))
+        return Verdict({"score": value}, value, f"score {value}")
+
+    learning = adapter()
+    trained(learning, tmp_path, steps=9, validate=judge, epochs=3)
+    best = Adapter.load(tmp_path / "best")
+    assert values(best) == seen[1]
+    assert best.config.metrics == {"score": 0.7}
+    assert values(Adapter.load(tmp_path / "last")) == values(learning)
+    assert [row["metrics"]["score"] for row in log_of(tmp_path) if row["kind"] == "epoch"] == [0.3, 0.7, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("step", "factor"),
+    [(0, 0.1), (4, 0.5), (9, 1.0), (10, 1.0), (35, 0.853553), (60, 0.5), (109, 0.000247), (110, 0.0)],
+)
+def test_the_learning_rate_warms_up_linearly_and_falls_as_a_cosine_to_zero(step, factor):
+    regime = Corrected(dataclasses.replace(OPTIM, lr=1.0, prompt_lr=1.0, warmup=10), "caption")
+    groups = regime.groups(adapter())
+    assert regime.rates(groups, step, 110) == pytest.approx([factor] * len(groups), abs=1e-6)
+
+
+# Batches
+
+
+def test_texts_are_padded_on_the_left_and_only_outputs_are_labelled():
+    ids, mask, labels = pad_pairs([([5, 6], [7, 8]), ([9], [4]), ([], [3])], pad_id=1)
+    assert ids.tolist() == [[5, 6, 7, 8], [1, 1, 9, 4], [1, 1, 1, 3]]
+    assert mask.tolist() == [[1, 1, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1]]
+    assert labels.tolist() == [[-100, -100, 7, 8], [-100, -100, -100, 4], [-100, -100, -100, 3]]
+
+
+def test_the_loss_of_a_batch_is_that_of_its_items():
+    lm, fresh = tiny_lm("llama"), adapter()
+    regime = Corrected(OPTIM, "caption")
+    texts = [([5, 6, 7], [8, 9, 2]), ([10], [11, 2])]
+    features = torch.randn(2, FEATURE)
+    with torch.no_grad():
+        together = losses(lm, fresh, regime, Batch([features] * 2, *pad_pairs(texts, pad_id=1)))
+        single = [
+            losses(lm, fresh, regime, Batch([features[[i]]] * 2, *pad_pairs([texts[i]], pad_id=1)))
+            for i in range(2)
+        ]
+    torch.testing.assert_close(together, torch.cat(single))
+
+
+def test_a_batch_falls_into_parts_without_their_padding():
+    batch = batch_at(0, rows=3)  # texts of 4, 4 and 6 tokens
+    first, second = batch.parts(2)
+    assert (len(first), len(second)) == (2, 1)
+    assert first.ids.shape[1] < second.ids.shape[1] == batch.ids.shape[1]
+    assert torch.equal(first.ids, batch.ids[:2, -first.ids.shape[1] :])
+    assert [*first.weights, *second.weights] == pytest.approx([1 / 3] * 3)
+
+
+def test_a_part_without_rows_is_a_row_without_weight():
+    parts = list(batch_at(0, rows=2).parts(4))
+    assert [len(part) for part in parts] == [1] * 4
+    assert [part.weights.item() for part in parts] == [0.5, 0.5, 0, 0]
+
+
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_parts_of_a_batch_train_as_the_whole(tmp_path, accumulate):
+    whole, parts = adapter(), adapter()
+    trained(whole, tmp_path / "whole")
+    trained(parts, tmp_path / "parts", accumulate=accumulate)
+    for ours, theirs in zip(parts.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_an_adapter_of_standardised_features_is_rewritten_for_raw_ones():
+    learned = adapter()
+    mean, std = torch.rand(FEATURE) * 3, torch.rand(FEATURE) + 0.1
+    features = torch.rand(5, FEATURE) * 4
+    raw = on_raw_features(learned, [(mean, std)] * len(learned.connector))
+    torch.testing.assert_close(
+        raw.tokens([features] * 2), learned.tokens([(features - mean) / std] * 2), rtol=1e-5, atol=1e-5
+    )
+    torch.testing.assert_close(raw.prompt(), learned.prompt(), rtol=0, atol=0)

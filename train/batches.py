@@ -1,0 +1,171 @@
+"""What training steps learn from: batches, and where they come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from epalm.text import TaskText
+from train.data.manifest import Item
+from train.features.source import FeatureSource
+from train.regime import Regime, answers
+from train.settings import Settings
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples that are learned together.
+
+    Attributes:
+        weights: each row's share in the step's loss, 1 in total over all processes; None for equal shares.
+    """
+
+    features: list[Tensor]  # n tensors (B, D_j), one per injected hidden state
+    ids: Tensor  # (B, T), input and output
+    mask: Tensor  # (B, T), 1 = text, 0 = padding
+    labels: Tensor  # (B, T), -100 where nothing is learned
+    weights: Tensor | None = None  # (B,)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, rows: slice) -> Batch:
+        """A part of the batch, without the columns that are all padding there."""
+        used = self.mask[rows].any(0)
+        columns = slice(int(used.int().argmax()), len(used) - int(used.flip(0).int().argmax()))
+        ids, mask, labels = (t[rows, columns] for t in (self.ids, self.mask, self.labels))
+        weights = None if self.weights is None else self.weights[rows]
+        return Batch([feature[rows] for feature in self.features], ids, mask, labels, weights)
+
+    def parts(self, count: int, world: int = 1) -> Iterator[Batch]:
+        """The batch in exactly `count` pieces; where rows are lacking, one that weighs nothing."""
+        equal = torch.full((len(self),), 1 / (len(self) * world))
+        weights = equal if self.weights is None else self.weights
+        size = ceil(len(self) / count)
+        for start in range(0, count * size, size):
+            part = dataclasses.replace(self, weights=weights).rows(slice(start, start + size))
+            yield part if len(part) else self.filler()
+
+    def filler(self) -> Batch:
+        """A row without weight, for a process that has nothing to do but to take part."""
+        return dataclasses.replace(self, weights=torch.zeros(len(self))).rows(slice(1))
+
+    def to(self, device: torch.device | str) -> Batch:
+        weights = None if self.weights is None else self.weights.to(device)
+        ids, mask, labels = (t.to(device) for t in (self.ids, self.mask, self.labels))
+        return Batch([feature.to(device) for feature in self.features], ids, mask, labels, weights)
+
+
+def example_batch(
+    features: list[Tensor], examples: Sequence[tuple[str | None, str]], text: TaskText
+) -> Batch:
+    """The features of every token, (B, D_j) each, with B pairs of question (None: a caption) and answer."""
+    return Batch(features, *answers([text.training_text(*example) for example in examples], text))
+
+
+class Source(Protocol):
+    """Where a training's batches come from."""
+
+    @property
+    def per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+
+    @property
+    def count(self) -> int:
+        """Examples in an epoch, on all processes."""
+
+    def __call__(self, step: int) -> Batch:
+        """This process' part of a step's batch; the same for the same step, whatever came before."""
+
+    def about(self, step: int) -> list[Any]:
+        """What the step's batch is made of, as plain values: said where its loss is not a number."""
+
+
+@dataclass(frozen=True)
+class DrawnBatches:
+    """Batches that a function draws for each step, `size` examples each; one epoch of `per_epoch` steps."""
+
+    draw: Callable[[int], Batch]
+    size: int
+    per_epoch: int
+
+    @property
+    def count(self) -> int:
+        return self.size * self.per_epoch
+
+    def __call__(self, step: int) -> Batch:
+        return self.draw(step)
+
+    def about(self, step: int) -> list[Any]:
+        return [{"drawn for step": step}]
+
+
+class ItemBatches:
+    """Batches of a manifest's items: all of them in every epoch, in an order of its own.
+
+    Args:
+        rank, world: this process takes every `world`-th item of a step.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        items: Sequence[Item],
+        features: FeatureSource,
+        text: TaskText,
+        regime: Regime,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        self.items, self.features, self.text, self.regime = items, features, text, regime
+        self.rank, self.world = rank, world
+        self.seed, self.draws = settings.optim.seed, settings.data.draws
+        self.encoded = settings.optim.batch  # media that a live encoder sees at once
+        self.per_step = items_per_step(settings, world)
+        self.per_epoch = ceil(len(items) / self.per_step)
+        self.count = len(items)
+
+    def __call__(self, step: int) -> Batch:
+        items = self.items_of(step)
+        own = items[self.rank :: self.world]
+        weights = torch.full((len(own),), 1 / len(items)) if own else torch.zeros(1)
+        own = own or items[:1]  # a process without items still takes part in the synchronisation
+        texts, draws = [], []
+        for item in own:
+            rng = random.Random(f"{self.seed}/{step}/{item.id}")
+            draws.append(rng.randint(1, self.draws) if self.draws else 0)
+            texts.append(self.text.training_text(item.prompt, self.regime.answer(item, rng)))
+        parts = [slice(start, start + self.encoded) for start in range(0, len(own), self.encoded)]
+        encoded = [self.features(own[part], draws[part], self.regime.frozen_dropout) for part in parts]
+        features = [torch.cat(of_layer) for of_layer in zip(*encoded, strict=True)]
+        return Batch(features, *self.regime.text_batch(texts, self.text), weights)
+
+    def about(self, step: int) -> list[Any]:
+        return [dataclasses.asdict(item) for item in self.items_of(step)]
+
+    def items_of(self, step: int) -> list[Item]:
+        """The items of an optimizer step, on all processes."""
+        epoch, place = divmod(step, self.per_epoch)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.items), generator=generator)
+        return [self.items[i] for i in order[place * self.per_step : (place + 1) * self.per_step].tolist()]
+
+
+def items_per_step(settings: Settings, world: int) -> int:
+    """Items of an optimizer step, on all processes."""
+    return settings.optim.batch * settings.optim.accumulate * world
+
+
+def limited(items: list[Item], fraction: float, seed: int) -> list[Item]:
+    """A fixed random part of the items, in their order; smaller parts are contained in larger ones."""
+    if fraction == 1:
+        return items
+    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [items[i] for i in sorted(order[: max(1, round(fraction * len(items)))])]

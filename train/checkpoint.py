@@ -1,0 +1,149 @@
+"""A training's state on the disk: one file that appears whole or not at all, and what it belongs to."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from epalm.adapter import Adapter
+from epalm.errors import EPALMError, reason
+from train.data.manifest import Item
+from train.settings import Settings
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass
+class Progress:
+    """How far a training has come; everything but weights that a checkpoint holds."""
+
+    step: int = 0
+    best: float | None = None
+    best_epoch: int | None = None
+    seconds: float = 0.0
+
+
+class Checkpoint:
+    """checkpoint.pt in a run folder.
+
+    Attributes:
+        state: what was read, or None where the training begins.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any], state: dict[str, Any] | None = None):
+        self.path, self.identity, self.state = folder / CHECKPOINT, identity, state
+
+    @classmethod
+    def open(cls, folder: Path, identity: dict[str, Any], resume: bool) -> Checkpoint:
+        """Read what there is to go on from.
+
+        Args:
+            identity: all that the training's steps depend on, by name; see `identity_of`.
+        Raises:
+            EPALMError: there is a training and `resume` is false, one with another identity, or a file that
+                is damaged.
+        """
+        path = folder / CHECKPOINT
+        if not path.exists():
+            return cls(folder, identity)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # what torch raises depends on where a file is damaged
+            raise EPALMError(f"{path} is damaged ({reason(error)}): remove it to start again.") from error
+        if not resume:
+            raise EPALMError(
+                f"{folder} has a training at step {state['progress']['step']}: go on with --resume, or "
+                "choose another folder with --set out=FOLDER."
+            )
+        old = state["settings"]
+        if other := [key for key in sorted(old | identity) if old.get(key) != identity.get(key)]:
+            key = other[0]
+            raise EPALMError(
+                f"The training in {folder} has {key} = {old.get(key)}, but now it is {identity.get(key)}: "
+                "use the same settings, or another folder with --set out=FOLDER."
+            )
+        return cls(folder, identity, state)
+
+    def restore(self, adapter: Adapter, optimizer: Any, scaler: Any) -> Progress:
+        """Take over what was read, if anything was."""
+        if self.state is None:
+            return Progress()
+        adapter.load_state_dict(self.state["adapter"])
+        optimizer.load_state_dict(self.state["optimizer"])
+        if scaler is not None and self.state["scaler"] is not None:
+            scaler.load_state_dict(self.state["scaler"])
+        return Progress(**self.state["progress"])
+
+    def write(self, adapter: Adapter, optimizer: Any, scaler: Any, progress: Progress) -> None:
+        """Replace the file, then last/, the adapter's folder.
+
+        Raises:
+            EPALMError: the disk is full or read-only.
+        """
+        state = {
+            "adapter": adapter.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "progress": dataclasses.asdict(progress),
+            "settings": self.identity,
+        }
+        part = self.path.with_name(f"{CHECKPOINT}.part")
+        try:
+            with part.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, self.path)
+            adapter.save(self.path.parent / "last")
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as RuntimeError
+            raise EPALMError(
+                f"The checkpoint in {self.path.parent} cannot be written ({reason(error)}): make room and go "
+                "on with --resume."
+            ) from error
+
+
+def identity_of(settings: Settings, **more: Any) -> dict[str, Any]:
+    """What a resumed training must share with its checkpoint: all that its steps depend on."""
+    return flat(comparable(settings)) | more
+
+
+def items_identity(items: Sequence[Item], per_step: int) -> dict[str, Any]:
+    """The part of a training's identity that its items are."""
+    digest = hashlib.sha256(repr(items).encode(errors="surrogateescape")).hexdigest()
+    return {
+        "items per step (batch x accumulate x processes)": per_step,
+        "the training items": f"{len(items)} ({digest[:8]})",
+    }
+
+
+def comparable(settings: Settings) -> dict[str, Any]:
+    """The settings that a training's result depends on, as plain values."""
+    values = json.loads(json.dumps(dataclasses.asdict(settings)))
+    for key in ("out", "trackers", "paper"):
+        del values[key]
+    for key in ("test", "workers"):
+        del values["data"][key]
+    for key in ("save_every", "batch", "accumulate"):  # only the items per step count
+        del values["optim"][key]
+    del values["evaluation"]["batch"]
+    return values
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}, with lists as text, which trackers need."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            out |= flat(value, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = value if isinstance(value, int | float | str | bool) else str(value)
+    return out

@@ -1,0 +1,74 @@
+"""What a training meets on its machine: devices and processes, signals, memory."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from epalm.errors import EPALMError
+from train.settings import Settings
+
+
+def new_accelerator(settings: Settings) -> Accelerator:
+    """The devices and processes to train on.
+
+    Raises:
+        EPALMError: they do not have the precision, or a tracker's package is missing.
+    """
+    if settings.optim.precision == "fp16" and not torch.cuda.is_available():
+        raise EPALMError(
+            "optim.precision fp16 needs a GPU, which scales its losses: use bf16 or no on this machine."
+        )
+    packages = {"tensorboard": "tensorboard", "wandb": "wandb"}
+    for name in settings.trackers:
+        try:
+            __import__(packages[name])
+        except ImportError:
+            raise EPALMError(f"The tracker {name} needs its package: pip install {packages[name]}.") from None
+    return Accelerator(
+        mixed_precision=settings.optim.precision,
+        log_with=list(settings.trackers) or None,
+        project_dir=settings.out,
+    )
+
+
+@contextmanager
+def stopping() -> Iterator[dict[str, bool]]:
+    """Ctrl-C and SIGTERM set ["now"], so that a step ends and is saved; a second one ends at once."""
+    stop = {"now": False}
+
+    def ask(number: int, frame: Any) -> None:
+        if stop["now"]:
+            raise KeyboardInterrupt
+        stop["now"] = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def peak_memory(device: torch.device) -> float:
+    """Highest memory use so far in MB: of the GPU, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def memory_full(setting: str, value: int, more: str = "") -> EPALMError:
+    """What to say when the device's memory is full."""
+    return EPALMError(f"The device's memory is full with {setting}={value}: halve it{more}.")

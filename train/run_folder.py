@@ -1,0 +1,106 @@
+"""The folder of a training: its settings, log, adapters and cost, and who may work in it.
+
+config.yaml     all settings, defaults included
+log.jsonl       a row per step (loss, rates, items/s, memory) and per validation (metrics)
+checkpoint.pt   see train.checkpoint
+last/, best/    adapter folders
+cost.json       seconds, items, device, peak memory, parameters
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from epalm.adapter import Adapter
+from epalm.errors import EPALMError
+from train.data.manifest import write_atomic
+from train.settings import Settings, save_settings
+
+
+class RunFolder:
+    """What a training leaves behind.
+
+    Args:
+        writes: whether this is the process that writes; the others do nothing here.
+    """
+
+    def __init__(self, path: Path, writes: bool = True):
+        self.path, self.writes = path, writes
+        self.log_file = path / "log.jsonl"
+
+    def begin(self, settings: Settings) -> None:
+        """A training's first step comes next."""
+        if self.writes:
+            self.path.mkdir(parents=True, exist_ok=True)
+            save_settings(settings, self.path / "config.yaml")
+            self.log_file.unlink(missing_ok=True)
+
+    def go_on(self, step: int, adapter: Adapter) -> None:
+        """A training goes on after `step`: what was logged later is dropped."""
+        if self.writes:
+            kept = [row for row in read_log(self.log_file) if row["step"] <= step]
+            write_atomic(self.log_file, (json.dumps(row) + "\n" for row in kept))
+            adapter.save(self.path / "last")  # the process may have been killed between it and the checkpoint
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        if self.writes:
+            with self.log_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def keep_best(self, adapter: Adapter, metrics: Mapping[str, float]) -> None:
+        """Save best/, with its metrics in its config.json."""
+        if self.writes:
+            config = adapter.config
+            rounded = {key: round(value, 4) for key, value in metrics.items()}
+            adapter.config = dataclasses.replace(config, metrics=rounded)
+            adapter.save(self.path / "best")
+            adapter.config = config
+
+    def write(self, name: str, content: Any) -> Path:
+        """A JSON file of this name."""
+        if self.writes:
+            write_atomic(self.path / name, [json.dumps(content, indent=1) + "\n"])
+        return self.path / name
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log, without a truncated last one."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+@contextmanager
+def exclusive(out: Path) -> Iterator[None]:
+    """Keep a run folder to this command, which may have several processes.
+
+    Raises:
+        EPALMError: another command works in it, or it cannot be written.
+    """
+    if int(os.environ.get("RANK", "0")):  # the first process holds it for all
+        yield
+        return
+    lock = FileLock(out / ".lock")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise EPALMError(
+            f"Another command is working in {out}: wait until it is done, or choose another folder with "
+            "--set out=FOLDER."
+        ) from error
+    except OSError as error:
+        raise EPALMError(f"The run folder {out} cannot be written ({error.strerror}).") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,161 @@
+"""How each of the starter's adapters is trained: settings like those of any training, one per stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from epalm.config import GenerationConfig, TaskConfig
+from train.settings import Data, Model, Optim, Settings
+from train.starter import examples
+from train.starter.clips import batches as clips
+from train.starter.clips.features import ENCODER as CLIP_ENCODER
+from train.starter.distil import MILD, WIDE, Spread
+from train.starter.pictures.batches import TOKENS
+from train.starter.pictures.features import ENCODER as PICTURE_ENCODER
+from train.starter.sounds import batches as sounds
+from train.starter.sounds.features import ENCODER as SOUND_ENCODER
+
+LM = "starter/smollm2-135m-instruct"
+START, END = 10, 30  # layers of the LM
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of an adapter's training: a run of `fit` in a folder of its own.
+
+    Attributes:
+        steps: of the optimizer.
+        spread: how varied its batches are.
+    """
+
+    name: str
+    settings: Settings
+    steps: int
+    spread: Spread
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One adapter.
+
+    Attributes:
+        widths: of the encoder's layers.
+        starts_from: stage whose connectors it starts from: what features mean is learned there.
+    """
+
+    widths: tuple[int, ...]
+    stages: tuple[Stage, ...]
+    starts_from: str | None = None
+
+    @property
+    def settings(self) -> Settings:
+        return self.stages[0].settings
+
+    @property
+    def task(self) -> TaskConfig:
+        return self.settings.task
+
+    @property
+    def name(self) -> str:
+        return f"{self.task.modality}-{self.task.name}"
+
+
+def shape(encoder: str, layers: tuple[int, ...], prompt: str, prompt_length: int) -> Model:
+    """An adapter for the starter's LM whose soft prompt starts as a sentence of so many tokens."""
+    return Model(
+        LM,
+        encoder,
+        "starter",
+        layers,
+        START,
+        END,
+        prompt_length=prompt_length,
+        prompt_mlp=False,
+        prompt_text=prompt,
+    )
+
+
+def stage(
+    name: str,
+    task: TaskConfig,
+    model: Model,
+    spread: Spread,
+    steps: int,
+    batch: int,
+    lr: float,
+    prompt_lr: float,
+    warmup: int = 50,
+) -> Stage:
+    """A stage in bfloat16. Its batches are drawn, not read from manifests; all of its steps are one epoch."""
+    settings = Settings(
+        model=model,
+        task=task,
+        data=Data(f"own_{task.modality}_{task.name}", train="drawn", val="held out"),
+        optim=Optim(
+            epochs=1,
+            batch=batch,
+            lr=lr,
+            prompt_lr=prompt_lr,
+            warmup=warmup,
+            weight_decay=0.05,
+            precision="bf16",
+            seed=0,
+            save_every=100,
+        ),
+        generation=GenerationConfig(num_beams=1, max_new_tokens=20),
+        out=f"runs/starter/{name}",
+    )
+    return Stage(name, settings, steps, spread)
+
+
+PICTURE_CAPTION = shape(
+    PICTURE_ENCODER, (-1,) * TOKENS, "Look at the photo. Say in a few words what it shows.", 14
+)
+PICTURE_QA = shape(
+    PICTURE_ENCODER, (-1,) * TOKENS, "Look at the photo and answer the question in a few words.", 13
+)
+CLIP_CAPTION = shape(CLIP_ENCODER, clips.LAYERS, "Look at the video. Say in a few words what it shows.", 14)
+CLIP_QA = shape(CLIP_ENCODER, clips.LAYERS, "Look at the video and answer the question in a few words.", 13)
+SOUND_CAPTION = shape(
+    SOUND_ENCODER, sounds.LAYERS, "Listen to the recording. Say in a few words what you hear.", 14
+)
+SOUND_QA = shape(
+    SOUND_ENCODER, sounds.LAYERS, "Listen to the recording and answer the question in a few words.", 13
+)
+
+PLANS = (
+    Plan(
+        (1280,),
+        (
+            stage("caption-mild", examples.CAPTION, PICTURE_CAPTION, MILD, 1100, 48, 3e-3, 3e-3),
+            stage("caption-wide", examples.CAPTION, PICTURE_CAPTION, WIDE, 350, 48, 1.5e-3, 1e-3),
+        ),
+    ),
+    Plan(
+        (1280,),
+        (stage("qa", examples.QA, PICTURE_QA, WIDE, 300, 40, 1e-3, 3e-3),),
+        starts_from="caption-wide",
+    ),
+    Plan(
+        (1280, 175),
+        (stage("video-caption", clips.CAPTION, CLIP_CAPTION, WIDE, 350, 40, 2e-3, 2e-3),),
+        starts_from="caption-wide",
+    ),
+    Plan(
+        (1280, 175),
+        (stage("video-qa", clips.QA, CLIP_QA, WIDE, 250, 40, 1e-3, 2e-3),),
+        starts_from="video-caption",
+    ),
+    Plan(
+        (1152,) * 3,
+        (
+            stage("audio-caption", sounds.CAPTION, SOUND_CAPTION, MILD, 450, 40, 3e-3, 3e-3),
+            stage("audio-caption-wide", sounds.CAPTION, SOUND_CAPTION, WIDE, 150, 40, 1.5e-3, 1e-3, 20),
+        ),
+    ),
+    Plan(
+        (1152,) * 3,
+        (stage("audio-qa", sounds.QA, SOUND_QA, WIDE, 120, 40, 1.5e-3, 3e-3, 20),),
+        starts_from="audio-caption-wide",
+    ),
+)
