@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from epalm.config import AdapterConfig
 from epalm.errors import EPALMError
+from epalm.files import atomic, write_atomic
 from epalm.injection import injection_schedule
 
 WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
@@ -77,10 +78,10 @@ class Adapter(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write `adapter.safetensors`, in the dtype of the parameters, and `config.json`."""
-        folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        save_file(state, folder / WEIGHTS)
-        (folder / CONFIG).write_text(self.config.to_json(), encoding="utf-8")
+        with atomic(folder / WEIGHTS) as file:
+            file.write(save(state))
+        write_atomic(folder / CONFIG, [self.config.to_json()])
 
     @classmethod
     def load(cls, folder: Path) -> Adapter:

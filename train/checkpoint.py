@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from epalm.adapter import Adapter
 from epalm.errors import EPALMError, reason
+from epalm.files import atomic
 from train.data.manifest import Item
 from train.settings import Settings
 
@@ -96,15 +95,11 @@ class Checkpoint:
             "progress": dataclasses.asdict(progress),
             "settings": self.identity,
         }
-        part = self.path.with_name(f"{CHECKPOINT}.part")
         try:
-            with part.open("wb") as file:
+            with atomic(self.path) as file:
                 torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, self.path)
             adapter.save(self.path.parent / "last")
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as RuntimeError
+        except (OSError, RuntimeError, EPALMError) as error:  # torch reports a full disk as RuntimeError
             raise EPALMError(
                 f"The checkpoint in {self.path.parent} cannot be written ({reason(error)}): make room and go "
                 "on with --resume."

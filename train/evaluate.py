@@ -27,9 +27,10 @@ from epalm.adapter import CONFIG, WEIGHTS, Adapter
 from epalm.config import AdapterConfig
 from epalm.decoding import InjectedLM
 from epalm.errors import EPALMError
+from epalm.files import JsonLines, read_json_lines, write_json, write_json_lines
 from epalm.text import TaskText, pad_left
 from train.data.benchmarks import find_dataset
-from train.data.manifest import Item, write_atomic
+from train.data.manifest import Item
 from train.features.source import FeatureSource, feature_source
 from train.frozen import load_frozen_encoder, load_frozen_lm, say
 from train.machine import memory_full
@@ -154,10 +155,7 @@ def evaluate_split(
         leave=False,
     )
     new: dict[str, str] = {}
-    file = None
-    if record is not None:
-        record.mkdir(parents=True, exist_ok=True)
-        file = (record / f"{rank}.jsonl").open("a", encoding="utf-8")
+    file = None if record is None else JsonLines(record / f"{rank}.jsonl")
     stream = predict(
         lm,
         text,
@@ -172,8 +170,7 @@ def evaluate_split(
         new[item.id] = answer
         progress.update(world)
         if file is not None:
-            file.write(json.dumps([item.id, answer]) + "\n")
-            file.flush()
+            file.add([item.id, answer])
     progress.close()
     if file is not None:
         file.close()
@@ -204,17 +201,9 @@ def partners(items: Sequence[Item]) -> list[Item]:
 
 
 def read_predictions(record: Path | None) -> dict[str, str]:
-    """What earlier runs predicted; a last line that a kill tore is completed by predicting it again."""
-    found: dict[str, str] = {}
-    for path in sorted(record.glob("*.jsonl")) if record is not None else ():
-        whole = path.read_bytes()
-        end = whole.rfind(b"\n") + 1
-        if end < len(whole):
-            path.write_bytes(whole[:end])
-        for line in whole[:end].decode().splitlines():
-            key, answer = json.loads(line)
-            found[key] = answer
-    return found
+    """What earlier runs predicted."""
+    paths = sorted(record.glob("*.jsonl")) if record is not None else []
+    return {key: answer for path in paths for key, answer in read_json_lines(path)}
 
 
 def write_predictions(
@@ -232,7 +221,7 @@ def write_predictions(
         }
         for item in items
     )
-    write_atomic(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_json_lines(path, rows)
 
 
 # ---------------------------------------------------------------- the command
@@ -276,7 +265,7 @@ def evaluate(settings: Settings, split: str, model: Path, blind: bool, text_only
             result["groups"] = groups
         if settings.paper:
             result["paper"] = settings.paper
-        write_atomic(out / f"metrics-{split}.json", [json.dumps(result, indent=1) + "\n"])
+        write_json(out / f"metrics-{split}.json", result)
         print(table(scores, baselines, settings.paper), flush=True)
         file = out / f"predictions-{split}.jsonl"
         say(f"{len(items)} items in {time.monotonic() - begun:.0f} s; predictions in {file}")

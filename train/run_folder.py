@@ -10,7 +10,6 @@ cost.json       seconds, items, device, peak memory, parameters
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from epalm.adapter import Adapter
 from epalm.errors import EPALMError
-from train.data.manifest import write_atomic
+from epalm.files import JsonLines, read_json_lines, write_json, write_json_lines
 from train.settings import Settings, save_settings
 
 
@@ -46,14 +45,14 @@ class RunFolder:
     def go_on(self, step: int, adapter: Adapter) -> None:
         """A training goes on after `step`: what was logged later is dropped."""
         if self.writes:
-            kept = [row for row in read_log(self.log_file) if row["step"] <= step]
-            write_atomic(self.log_file, (json.dumps(row) + "\n" for row in kept))
+            logged = read_json_lines(self.log_file) if self.log_file.exists() else []
+            write_json_lines(self.log_file, [row for row in logged if row["step"] <= step])
             adapter.save(self.path / "last")  # the process may have been killed between it and the checkpoint
 
     def log(self, row: Mapping[str, Any]) -> None:
         if self.writes:
-            with self.log_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            with JsonLines(self.log_file) as log:
+                log.add(row)
 
     def keep_best(self, adapter: Adapter, metrics: Mapping[str, float]) -> None:
         """Save best/, with its metrics in its config.json."""
@@ -67,16 +66,8 @@ class RunFolder:
     def write(self, name: str, content: Any) -> Path:
         """A JSON file of this name."""
         if self.writes:
-            write_atomic(self.path / name, [json.dumps(content, indent=1) + "\n"])
+            write_json(self.path / name, content)
         return self.path / name
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log, without a truncated last one."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from epalm.config import (
     from_dict,
 )
 from epalm.errors import EPALMError, reason
+from epalm.files import write_atomic
 from epalm.media import audio, image, video
 from train.data.benchmarks import find_dataset
 from train.data.manifest import Item, load_manifest
@@ -257,7 +258,7 @@ Loader.add_implicit_resolver(
 def save_settings(settings: Settings, path: Path) -> None:
     """Write all settings, defaults included."""
     plain = _plain(dataclasses.asdict(settings))
-    path.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_atomic(path, [yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)])
 
 
 def _plain(value: Any) -> Any:

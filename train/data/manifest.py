@@ -18,6 +18,7 @@ from typing import Any
 
 from epalm.config import from_dict
 from epalm.errors import EPALMError, reason
+from epalm.files import write_json_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,25 +102,10 @@ def save_manifest(items: Iterable[Item], path: Path) -> None:
     Raises:
         EPALMError: the folder or the file cannot be written.
     """
-    write_atomic(path, (json.dumps(to_row(item), ensure_ascii=False) + "\n" for item in items))
+    write_json_lines(path, map(to_row, items))
 
 
 def to_row(item: Item) -> dict[str, Any]:
     """An item as it is written: without `group` where there is none."""
     row = {"id": item.id, "media": item.media, "prompt": item.prompt, "answers": item.answers}
     return row | ({"group": item.group} if item.group else {})
-
-
-def write_atomic(path: Path, parts: Iterable[str]) -> None:
-    """Write text beside `path`, then put it in its place; raises as `save_manifest`."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # File names that are no Unicode have surrogates; as JSON's own escapes they come back the same.
-        with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise EPALMError(f"{path} cannot be written ({error.strerror or error}).") from error

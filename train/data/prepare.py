@@ -8,7 +8,6 @@ OUT/checked.jsonl                   which media were opened, so that a rerun goe
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import signal
@@ -25,8 +24,9 @@ from typing import Any
 
 from epalm.cli.results import Results
 from epalm.errors import EPALMError
+from epalm.files import write_json
 from train.data.benchmarks import DATASETS, Dataset, Files
-from train.data.manifest import Item, save_manifest, write_atomic
+from train.data.manifest import Item, save_manifest
 
 PLURAL = {"image": "pictures", "video": "videos", "audio": "sounds"}
 NAMED = 3  # missing or damaged files that the summary names
@@ -174,7 +174,7 @@ def write(
         "missing": sorted(missing),
         "damaged": dict(sorted(damaged.items())),
     }
-    write_atomic(out / "report.json", [json.dumps(report, indent=2) + "\n"])
+    write_json(out / "report.json", report, indent=2)
     return report
 
 

@@ -31,7 +31,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -42,6 +42,7 @@ from torch import Tensor
 from epalm.config import EncoderConfig
 from epalm.encoders.base import Encoder
 from epalm.errors import EPALMError
+from epalm.files import JsonLines, atomic, read_json_lines, sha256_of
 from epalm.media.container import open_file
 
 FORMAT = 1  # raised when the same settings would give other features
@@ -132,12 +133,8 @@ class FeatureCache:
                 del self.rows[row]
 
     def _take_in_media(self, path: Path) -> None:
-        """Read a list of seen files. A last line that a kill cut off is left out."""
-        for line in path.read_text().splitlines():
-            try:
-                file, size, changed, key = json.loads(line)
-            except ValueError:
-                continue
+        """Read a list of seen files."""
+        for file, size, changed, key in read_json_lines(path):
             self.keys[file, size, changed] = self.latest[file] = key
 
     # ---------------------------------------------------------------- reading
@@ -238,7 +235,7 @@ class FeatureCache:
                 raise EPALMError(
                     f"Another process is filling {self.folder} now: wait until it is done."
                 ) from error
-            media = open_to_append(self.folder / f"media-{rank}.jsonl")
+            media = JsonLines(self.folder / f"media-{rank}.jsonl")
         try:
             yield FeatureCacheWriter(self, encoder, rank, media)
         finally:
@@ -253,7 +250,7 @@ class FeatureCacheWriter:
         layers: of the encoder that the cache has, counted from 0; all are encoded, whoever reads fewer.
     """
 
-    def __init__(self, cache: FeatureCache, encoder: Encoder, rank: int, media: TextIO):
+    def __init__(self, cache: FeatureCache, encoder: Encoder, rank: int, media: JsonLines):
         self.cache = cache
         self.part = cache.folder / f"rank-{rank}.part"
         self.media = media
@@ -289,8 +286,7 @@ class FeatureCacheWriter:
         if stamp and stamp in self.cache.keys and stamp not in self.recorded:
             self.recorded.add(stamp)
             with writing(self.cache.folder):
-                self.media.write(json.dumps([*stamp, self.cache.keys[stamp]]) + "\n")
-                self.media.flush()
+                self.media.add([*stamp, self.cache.keys[stamp]])
 
     def add(self, samples: Sequence[Sample], features: Sequence[Tensor]) -> None:
         """Write a shard: its samples, and one (R, D) tensor per entry of `layers`."""
@@ -318,12 +314,8 @@ class FeatureCacheWriter:
 
     def _put(self, path: Path, data: bytes) -> None:
         """Write a file so that it appears whole, even if the power fails."""
-        with writing(self.cache.folder):
-            with self.part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(self.part, path)
+        with writing(self.cache.folder), atomic(path, self.part) as file:
+            file.write(data)
 
 
 # ---------------------------------------------------------------- files
@@ -403,18 +395,9 @@ def shard_name(rows: Sequence[Row]) -> str:
 def intact(path: Path, sha256: str) -> bool:
     """Whether a file is there and has this checksum."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        return sha256_of(path) == sha256
     except FileNotFoundError:
         return False
-
-
-def open_to_append(path: Path) -> TextIO:
-    """A file of lines, without a last one that a kill cut off."""
-    with path.open("a+b") as file:
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
-    return path.open("a", encoding="utf-8")
 
 
 def content_key(path: str) -> str:
@@ -424,7 +407,7 @@ def content_key(path: str) -> str:
         EPALMError: it is missing or empty.
     """
     with open_file(path) as (file, _):
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]  # type: ignore[arg-type]
+        return sha256_of(file)[:32]
 
 
 def cached_widths(folder: Path) -> list[int]:

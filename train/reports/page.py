@@ -18,7 +18,7 @@ from typing import Any
 
 from epalm.config import AdapterConfig
 from epalm.errors import EPALMError
-from train.data.manifest import write_atomic
+from epalm.files import read_json_lines, write_atomic
 
 Row = dict[str, Any]
 
@@ -137,23 +137,18 @@ def by_split(folder: Path, pattern: str) -> dict[str, Path]:
 
 def rows(path: Path) -> list[Row]:
     """The JSON lines of a file, none if it is missing; a last one that is still being written is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_bytes().splitlines(keepends=True)
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()
-    return [json_of(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+    found = read_json_lines(path) if path.exists() else []
+    return [object_of(row, f"{path}:{number}") for number, row in enumerate(found, 1)]
 
 
 def parsed(path: Path) -> Row:
-    return json_of(path.read_bytes(), str(path))
-
-
-def json_of(content: bytes, where: str) -> Row:
     try:
-        row = json.loads(content)
+        return object_of(json.loads(path.read_bytes()), str(path))
     except ValueError as error:
-        raise EPALMError(f"{where} is not valid JSON ({error}): it is damaged.") from None
+        raise EPALMError(f"{path} is not valid JSON ({error}): it is damaged.") from None
+
+
+def object_of(row: Any, where: str) -> Row:
     if not isinstance(row, dict):
         raise EPALMError(f"{where} is not a JSON object: it was not written by a training.")
     return row

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from epalm.errors import EPALMError
-from train.data.manifest import write_atomic
+from epalm.files import write_atomic
 
 
 def write_between(file: Path, name: str, lines: Sequence[str]) -> None:

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from epalm.config import from_dict
 from epalm.errors import EPALMError
-from train.data.manifest import write_atomic
+from epalm.files import read_json_lines, write_atomic
 from train.reports import figures
 from train.reports.readme import write_between
 from train.settings import Settings, load_settings, read_yaml
@@ -226,13 +226,13 @@ def read_result(run: Run) -> Result | None:
     if scores["blind"] is None:  # evaluated by hand, without it
         return None
     metric = next(iter(scores["metrics"]))
-    log = (run.out / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    log = read_json_lines(run.out / "log.jsonl")
     return Result(
         metric,
         scores["metrics"][metric],
         scores["blind"][metric],
         cost["trained_parameters"],
-        json.loads(log[-1])["step"],
+        log[-1]["step"],
     )
 
 

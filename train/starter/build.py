@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from epalm.adapter import CONFIG, Adapter
 from epalm.config import AdapterConfig
 from epalm.decoding import InjectedLM
+from epalm.files import write_json
 from epalm.model import EPALM, STARTER
 from epalm.text import TaskText
 from train.batches import Batch, DrawnBatches, example_batch
@@ -177,6 +177,6 @@ def build(work: Path, out: Path | None, threads: int, data_only: bool) -> int:
         if stopped := train_adapter(plan, data[plan.task.modality], work, out):
             return stopped
     index = {"adapters": [plan.name for plan in PLANS]}
-    (out / CONFIG).write_text(json.dumps(index, indent=2) + "\n")
+    write_json(out / CONFIG, index, indent=2)
     report(EPALM.from_pretrained(out), data, photos, out / "README.md")
     return 0

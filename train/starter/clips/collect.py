@@ -6,7 +6,6 @@ WORK/manifest.jsonl (with "split") -> WORK/clips/00000.mp4 … and WORK/clips.js
 independently of the thing, and every motion is equally frequent.
 """
 
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ import numpy as np
 from av.video.stream import VideoStream
 from PIL import Image, ImageFilter, ImageOps
 
+from epalm.files import read_json_lines, write_json_lines
 from train.starter.packages import fetch_deb, read_deb
 from train.starter.words import LABEL_OF
 
@@ -331,7 +331,7 @@ def write_clips(work: Path, train: int = TRAIN, test: int = TEST, seed: int = 0)
     Raises:
         EPALMError: the photographs cannot be fetched.
     """
-    manifest = [json.loads(line) for line in (work / "manifest.jsonl").read_text().splitlines()]
+    manifest = read_json_lines(work / "manifest.jsonl")
     pictures: dict[str, list[dict]] = {"train": [], "test": []}
     for row in manifest:
         if row["label_seen"] and is_cut_out(Image.open(work / row["path"]).convert("RGBA"), row["is_photo"]):
@@ -349,5 +349,4 @@ def write_clips(work: Path, train: int = TRAIN, test: int = TEST, seed: int = 0)
         write_clip(work, rows[-1], seed)
         if (i + 1) % 200 == 0:
             print(f"{i + 1} of {train + test} clips", flush=True)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    save_whole(work / "clips.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))
+    write_json_lines(work / "clips.jsonl", rows)

@@ -5,14 +5,14 @@ Tensors of the file (N clips in the order of clips.jsonl):
     changes   (N, 175) float32       what changes between them, see epalm.encoders.frames
 """
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from epalm.encoders.frames import FrameEncoder
 from epalm.encoders.load import load_encoder
+from epalm.files import atomic, read_json_lines
 from epalm.media.video import RECIPES
 
 ENCODER = "frames/starter/efficientnet-lite2"
@@ -21,7 +21,7 @@ ENCODER = "frames/starter/efficientnet-lite2"
 @torch.no_grad()
 def encode_clips(work: Path) -> None:
     """WORK/clips.jsonl -> WORK/clips.safetensors."""
-    rows = [json.loads(line) for line in (work / "clips.jsonl").read_text().splitlines()]
+    rows = read_json_lines(work / "clips.jsonl")
     encoder, recipe = load_encoder(ENCODER, progress=print), RECIPES["starter"]
     assert isinstance(encoder, FrameEncoder)
     pooled, changes = [], []
@@ -32,5 +32,5 @@ def encode_clips(work: Path) -> None:
         changes.append(change)
         if (i + 1) % 200 == 0:
             print(f"{i + 1} of {len(rows)} clips", flush=True)
-    save_file({"frames": torch.stack(pooled), "changes": torch.stack(changes)}, work / "clips.part")
-    (work / "clips.part").replace(work / "clips.safetensors")
+    with atomic(work / "clips.safetensors") as file:
+        file.write(save({"frames": torch.stack(pooled), "changes": torch.stack(changes)}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from epalm.files import read_json_lines
 from epalm.text import TaskText
 from train.batches import Batch, example_batch
 from train.starter.distil import MILD, ClassifierSampler, Spread
@@ -34,7 +34,7 @@ class StarterData:
     """
 
     def __init__(self, work: Path):
-        self.rows = [json.loads(line) for line in (work / "manifest.jsonl").read_text().splitlines()]
+        self.rows = read_json_lines(work / "manifest.jsonl")
         tensors = load_file(work / "features.safetensors")
         self.views = tensors["layer4"]
         self.mean, self.std = tensors["mean"], tensors["std"].clamp(min=1e-3)

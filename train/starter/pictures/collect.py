@@ -6,7 +6,6 @@ category.
 """
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from epalm.files import write_json_lines
 from train.starter.packages import read_rcc, unpack
 from train.starter.words import ARTICLE_OF, CATEGORY_OF, LABEL_OF, head_label, read_names, with_article
 
@@ -239,5 +239,4 @@ def collect(work: Path) -> list[Picture]:
 
 def write_manifest(work: Path) -> None:
     """Collect all pictures and list them in WORK/manifest.jsonl."""
-    lines = (json.dumps(asdict(picture), ensure_ascii=False) + "\n" for picture in collect(work))
-    (work / "manifest.jsonl").write_text("".join(lines))
+    write_json_lines(work / "manifest.jsonl", map(asdict, collect(work)))

@@ -6,7 +6,6 @@ Tensors of the file (N pictures in the manifest's order, V = 1 + views; view 0 i
     head.weight, head.bias   (1000, 1280), (1000,) float32   the encoder's own classifier on layer4
 """
 
-import json
 import random
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from epalm.encoders.load import load_encoder
+from epalm.files import read_json_lines
 from epalm.hub.wheels import backbone_dir
 from epalm.media.image import RECIPES
 
@@ -103,7 +103,7 @@ def encode(
 
 def encode_pictures(work: Path, views: int = 6, seed: int = 0) -> None:
     """WORK/manifest.jsonl -> WORK/features.safetensors, written after each view to be of use early."""
-    rows = [json.loads(line) for line in (work / "manifest.jsonl").read_text().splitlines()]
+    rows = read_json_lines(work / "manifest.jsonl")
     paths = [work / row["path"] for row in rows]
     photos = [
         path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from epalm.config import TaskConfig
+from epalm.files import read_json_lines
 from epalm.text import TaskText
 from train.batches import Batch, example_batch
 from train.starter.distil import Spread
@@ -52,7 +52,7 @@ class SoundData:
     """
 
     def __init__(self, work: Path):
-        self.rows = [json.loads(line) for line in (work / "sounds.jsonl").read_text().splitlines()]
+        self.rows = read_json_lines(work / "sounds.jsonl")
         tensors = load_file(work / "sounds.safetensors")
         self.single, self.pair = tensors["single"], tensors["pair"]
         self.parts: list[list[int]] = tensors["parts"].tolist()

@@ -5,7 +5,6 @@ one line of WORK/sounds.jsonl: {"path", "source", "label", "caption", "words", "
 "split", "label_seen"}. sounds.txt says what is heard in which file.
 """
 
-import json
 import random
 import re
 import shutil
@@ -22,6 +21,7 @@ import soundfile
 import torch
 
 from epalm.errors import EPALMError
+from epalm.files import write_json_lines
 from epalm.media.audio import open_audio, resampled
 from train.starter.packages import read_rcc, unpack
 from train.starter.split import groups_of
@@ -582,7 +582,6 @@ def write_sounds(work: Path) -> None:
     sounds = collect(work)
     join_duplicates(work, sounds)
     split(sounds)
-    lines = (json.dumps(asdict(sound), ensure_ascii=False) + "\n" for sound in sounds)
-    (work / "sounds.jsonl").write_text("".join(lines))
+    write_json_lines(work / "sounds.jsonl", map(asdict, sounds))
     for name in ("split", "category", "source"):
         print(name, dict(Counter(getattr(sound, name) for sound in sounds).most_common()))

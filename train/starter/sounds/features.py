@@ -6,17 +6,17 @@ Tensors of the file (N sounds in the order of sounds.jsonl, V = 1 + views, L lay
     parts    (M, 2) int64           which two, both from the training or both from the test
 """
 
-import json
 import random
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import pad
 from torchaudio.functional import fftconvolve, highpass_biquad, lowpass_biquad, resample
 
 from epalm.encoders.load import load_encoder
+from epalm.files import atomic, read_json_lines
 from epalm.media.audio import RECIPES, WHISPER_RATE, Sound, open_audio
 
 ENCODER = "starter/whisper-tiny.en"
@@ -79,7 +79,7 @@ def choose_pairs(rows: list[dict], seed: int) -> list[tuple[int, int]]:
 @torch.no_grad()
 def encode_sounds(work: Path, views: int = 2, seed: int = 0) -> None:
     """WORK/sounds.jsonl -> WORK/sounds.safetensors; held-out sounds only get view 0."""
-    rows = [json.loads(line) for line in (work / "sounds.jsonl").read_text().splitlines()]
+    rows = read_json_lines(work / "sounds.jsonl")
     encoder, recipe = load_encoder(ENCODER, progress=print), RECIPES["starter"]
     layers = range(len(encoder.widths))
 
@@ -104,6 +104,6 @@ def encode_sounds(work: Path, views: int = 2, seed: int = 0) -> None:
             encode(in_sequence(load(work / rows[first]["path"]), load(work / rows[second]["path"]), rng))
         )
     tensors = {"single": torch.stack(single), "pair": torch.stack(pair), "parts": torch.tensor(pairs)}
-    save_file(tensors, work / "sounds.part")
-    (work / "sounds.part").replace(work / "sounds.safetensors")
+    with atomic(work / "sounds.safetensors") as file:
+        file.write(save(tensors))
     print(f"{len(pairs)} pairs", flush=True)
