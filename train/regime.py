@@ -130,7 +130,7 @@ class Original(Regime):
 
     def _rate(self, lr: float, epoch: int, iteration: int) -> float:
         """Of a scheduled group at an iteration of an epoch."""
-        optim, blocks = self.optim, self.optim.warmup
+        optim, blocks = self.optim, self.optim.warmup_blocks
         if epoch == 0:
             done = min(max(0, math.ceil(iteration / BLOCK) - 1), blocks) if iteration else 0
             return optim.warmup_lr + done * (lr - optim.warmup_lr) / blocks if done < blocks else lr
@@ -167,7 +167,7 @@ class Corrected(Regime):
 
     def _factor(self, step: int, steps: int) -> float:
         """What the rates are multiplied with: a linear rise, then half a cosine."""
-        optim, warmup = self.optim, self.optim.warmup
+        optim, warmup = self.optim, round(self.optim.warmup * steps)
         low, start = optim.min_lr / optim.lr, optim.warmup_lr / optim.lr
         if step < warmup:
             return start + (1 - start) * (step + 1) / warmup

@@ -37,6 +37,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
+LONGEST_WARMUP = 0.5  # a training that is all warm-up never reaches its learning rates
+
+
 @dataclass(frozen=True)
 class Model:
     """The adapter's shape and its frozen parts; sizes are read from the parts themselves."""
@@ -79,7 +82,8 @@ class Optim:
     prompt_lr: float
     min_lr: float = 0.0
     warmup_lr: float = 0.0
-    warmup: int = 0  # optimizer steps; in `reference` mode blocks of 100 iterations of the first epoch
+    warmup: float = 0.1  # share of the optimizer steps in which the rates rise; not in `reference` mode
+    warmup_blocks: int = 0  # of 100 iterations of the first epoch, in `reference` mode
     weight_decay: float = 0.02
     accumulate: int = 1  # forward passes per optimizer step
     clip: float | None = 1.0  # largest gradient norm
@@ -128,7 +132,7 @@ class Settings:
         if not 0 < self.limit <= 1:
             raise EPALMError(f"limit is {self.limit}, but it must be a fraction above 0 and up to 1.")
         least = {
-            "optim": {"epochs": 1, "batch": 1, "accumulate": 1, "save_every": 1, "warmup": 0},
+            "optim": {"epochs": 1, "batch": 1, "accumulate": 1, "save_every": 1, "warmup_blocks": 0},
             "evaluation": {"batch": 1, "every": 1, "limit": 1},
             "data": {"draws": 0, "workers": 1},
             "model": {"prompt_length": 0},
@@ -138,6 +142,13 @@ class Settings:
                 value = getattr(getattr(self, part), name)
                 if value is not None and value < smallest:
                     raise EPALMError(f"{part}.{name} must be at least {smallest}, but it is {value}.")
+        if not 0 <= self.optim.warmup <= LONGEST_WARMUP:
+            raise EPALMError(
+                f"optim.warmup is {self.optim.warmup:g}, but it is the share of the steps in which the rates "
+                f"rise, such as 0.1, and at most {LONGEST_WARMUP}."
+            )
+        if self.optim.warmup_blocks and not self.reference:
+            raise EPALMError("optim.warmup_blocks is for reference: true; otherwise set optim.warmup.")
         for name in ("lr", "prompt_lr"):
             if getattr(self.optim, name) <= 0:
                 raise EPALMError(f"optim.{name} must be above 0, but it is {getattr(self.optim, name)}.")

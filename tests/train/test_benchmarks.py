@@ -339,6 +339,9 @@ def test_training_on_a_cache_needs_no_encoder(gqa, tmp_path, monkeypatch):
         ("data.draws=-1", "data.draws must be at least 0"),
         ("data.workers=0", "data.workers must be at least 1"),
         ("model.prompt_length=-1", "model.prompt_length must be at least 0"),
+        ("optim.warmup=15", "optim.warmup is 15, but it is the share of the steps in which the rates rise"),
+        ("optim.warmup=0.6", "at most 0.5"),
+        ("optim.warmup_blocks=4", "optim.warmup_blocks is for reference: true"),
     ],
 )
 def test_numbers_out_of_range_are_refused_before_anything_is_loaded(gqa, change, said):
@@ -397,7 +400,7 @@ def optim_of(recorded: dict) -> Optim:
         prompt_lr=lr.get("prompt_lr", 0.0),
         min_lr=schedule["min_lr"],
         warmup_lr=schedule["warmup_lr"],
-        warmup=schedule["warmup_epochs"],
+        warmup_blocks=schedule["warmup_epochs"],
     )
 
 
@@ -419,7 +422,7 @@ def test_reference_learning_rates_equal_the_recorded_ones(name, tiny_model_dir):
 
 
 def test_the_default_warms_both_rates_up_and_lowers_them(tiny_model_dir):
-    optim = Optim(epochs=2, batch=1, lr=1e-3, prompt_lr=1e-2, warmup=4, min_lr=1e-4)
+    optim = Optim(epochs=2, batch=1, lr=1e-3, prompt_lr=1e-2, warmup=0.2, min_lr=1e-4)
     regime = Corrected(optim, "caption")
     groups = regime.groups(adapter_of(tiny_model_dir))
     rates = [regime.rates(groups, step, 10) for step in range(20)]

@@ -112,7 +112,7 @@ def test_published_hyper_parameters(name):
     rates = (2e-4, 1e-3, 1e-5, 1e-4) if large else (2e-5, 1e-5, 1e-6, 1e-5)
     assert (optim.lr, optim.prompt_lr, optim.min_lr, optim.warmup_lr) == rates
     assert (optim.batch, settings(name).evaluation.batch, optim.epochs) == PUBLISHED[name]
-    assert (optim.warmup, optim.weight_decay, optim.accumulate) == (4, 0.02, 1)
+    assert (optim.warmup_blocks, optim.weight_decay, optim.accumulate) == (4, 0.02, 1)
     assert (optim.precision, optim.seed) == ("fp16", 42)
     assert f"--num_processes {8 if large else 4} " in header(name)[0]
 

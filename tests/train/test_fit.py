@@ -28,7 +28,7 @@ from train.settings import Data, Model, Optim, Settings
 from train.starter.build import on_raw_features
 
 FEATURE = 8
-OPTIM = Optim(epochs=1, batch=4, lr=1e-2, prompt_lr=2e-2, warmup=3, weight_decay=0.05, seed=0, save_every=4)
+OPTIM = Optim(epochs=1, batch=4, lr=1e-2, prompt_lr=2e-2, warmup=0.3, weight_decay=0.05, seed=0, save_every=4)
 
 
 def settings(out: Path, **changes) -> Settings:
@@ -143,7 +143,7 @@ def test_a_run_is_not_gone_on_with_unless_wanted(tmp_path):
 
 def test_one_batch_is_learned_by_heart_and_the_lm_stays_as_it_was(tmp_path):
     lm, learning = tiny_lm("llama"), adapter()
-    chosen = settings(tmp_path, lr=3e-2, prompt_lr=3e-2, warmup=5)
+    chosen = settings(tmp_path, lr=3e-2, prompt_lr=3e-2, warmup=1 / 30)
     regime = regime_of(chosen)
     frozen, before = values(lm), values(learning)
     first = losses(lm, learning, regime, batch_at(0)).mean().item()
@@ -191,7 +191,7 @@ def test_the_best_epoch_is_kept_with_its_metrics(tmp_path):
     [(0, 0.1), (4, 0.5), (9, 1.0), (10, 1.0), (35, 0.853553), (60, 0.5), (109, 0.000247), (110, 0.0)],
 )
 def test_the_learning_rate_warms_up_linearly_and_falls_as_a_cosine_to_zero(step, factor):
-    regime = Corrected(dataclasses.replace(OPTIM, lr=1.0, prompt_lr=1.0, warmup=10), "caption")
+    regime = Corrected(dataclasses.replace(OPTIM, lr=1.0, prompt_lr=1.0, warmup=1 / 11), "caption")
     groups = regime.groups(adapter())
     assert regime.rates(groups, step, 110) == pytest.approx([factor] * len(groups), abs=1e-6)
 

@@ -40,7 +40,7 @@ def test_ten_steps_follow_the_formulas(name):
         prompt_lr=second["initial_lr"],
         min_lr=1e-5,
         warmup_lr=first["lr_after_scheduler_init"],
-        warmup=4,
+        warmup_blocks=4,
     )
     task = "qa" if "qa" in case.config["task"] else "caption"
     regime = Original(optim, task)

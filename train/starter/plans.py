@@ -96,7 +96,7 @@ def stage(
             batch=batch,
             lr=lr,
             prompt_lr=prompt_lr,
-            warmup=warmup,
+            warmup=warmup / steps,
             weight_decay=0.05,
             precision="bf16",
             seed=0,
