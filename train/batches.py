@@ -6,6 +6,7 @@ import dataclasses
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 from typing import Any, Protocol
 
@@ -107,55 +108,89 @@ class DrawnBatches:
         return [{"drawn for step": step}]
 
 
+@dataclass(frozen=True)
+class TrainingSet:
+    """Items that share a task, and how often each of them is seen in an epoch, on average."""
+
+    items: Sequence[Item]
+    text: TaskText
+    weight: float = 1.0
+
+    def __len__(self) -> int:
+        """How many examples an epoch takes."""
+        return max(1, round(self.weight * len(self.items)))
+
+
 class ItemBatches:
-    """Batches of a manifest's items: all of them in every epoch, in an order of its own.
+    """Batches of manifests' items, in an order of each epoch's own.
+
+    With a weight of 1 an epoch has every item of a set once. With other weights epochs go on in a shuffled
+    sequence where the last one ended, so that all items are seen equally often.
 
     Args:
+        sets: mixed in every batch.
         rank, world: this process takes every `world`-th item of a step.
     """
 
     def __init__(
         self,
         settings: Settings,
-        items: Sequence[Item],
+        sets: Sequence[TrainingSet],
         features: FeatureSource,
-        text: TaskText,
         regime: Regime,
         rank: int = 0,
         world: int = 1,
     ):
-        self.items, self.features, self.text, self.regime = items, features, text, regime
+        self.sets, self.features, self.regime = sets, features, regime
         self.rank, self.world = rank, world
         self.seed, self.draws = settings.optim.seed, settings.data.draws
         self.encoded = settings.optim.batch  # media that a live encoder sees at once
         self.per_step = items_per_step(settings, world)
-        self.per_epoch = ceil(len(items) / self.per_step)
-        self.count = len(items)
+        self.count = sum(map(len, sets))
+        self.per_epoch = ceil(self.count / self.per_step)
+        self.permutation = lru_cache(maxsize=2 + 2 * len(sets))(permutation)
 
     def __call__(self, step: int) -> Batch:
-        items = self.items_of(step)
-        own = items[self.rank :: self.world]
-        weights = torch.full((len(own),), 1 / len(items)) if own else torch.zeros(1)
-        own = own or items[:1]  # a process without items still takes part in the synchronisation
+        examples = self.examples_of(step)
+        own = examples[self.rank :: self.world]
+        weights = torch.full((len(own),), 1 / len(examples)) if own else torch.zeros(1)
+        own = own or examples[:1]  # a process without items still takes part in the synchronisation
         texts, draws = [], []
-        for item in own:
+        for text, item in own:
             rng = random.Random(f"{self.seed}/{step}/{item.id}")
             draws.append(rng.randint(1, self.draws) if self.draws else 0)
-            texts.append(self.text.training_text(item.prompt, self.regime.answer(item, rng)))
+            texts.append(text.training_text(item.prompt, self.regime.answer(item, rng)))
+        items = [item for _, item in own]
         parts = [slice(start, start + self.encoded) for start in range(0, len(own), self.encoded)]
-        encoded = [self.features(own[part], draws[part], self.regime.frozen_dropout) for part in parts]
+        encoded = [self.features(items[part], draws[part], self.regime.frozen_dropout) for part in parts]
         features = [torch.cat(of_layer) for of_layer in zip(*encoded, strict=True)]
-        return Batch(features, *self.regime.text_batch(texts, self.text), weights)
+        return Batch(features, *self.regime.text_batch(texts, self.sets[0].text), weights)
 
     def about(self, step: int) -> list[Any]:
-        return [dataclasses.asdict(item) for item in self.items_of(step)]
+        return [dataclasses.asdict(item) for _, item in self.examples_of(step)]
 
-    def items_of(self, step: int) -> list[Item]:
-        """The items of an optimizer step, on all processes."""
+    def examples_of(self, step: int) -> list[tuple[TaskText, Item]]:
+        """What an optimizer step learns on all processes: items, each with its task's text."""
         epoch, place = divmod(step, self.per_epoch)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.items), generator=generator)
-        return [self.items[i] for i in order[place * self.per_step : (place + 1) * self.per_step].tolist()]
+        order = self.permutation(self.count, self.seed * 1_000_003 + epoch)
+        return [self.example(epoch, i) for i in order[place * self.per_step : (place + 1) * self.per_step]]
+
+    def example(self, epoch: int, place: int) -> tuple[TaskText, Item]:
+        """The example of an epoch that stands at a place before shuffling: set by set."""
+        number = 0
+        while place >= len(self.sets[number]):
+            place -= len(self.sets[number])
+            number += 1
+        chosen = self.sets[number]
+        if chosen.weight != 1:
+            around, place = divmod(epoch * len(chosen) + place, len(chosen.items))
+            seed = self.seed * 1_000_003 + 1_009 * (number + 1) + around
+            place = self.permutation(len(chosen.items), seed)[place]
+        return chosen.text, chosen.items[place]
+
+
+def permutation(length: int, seed: int) -> list[int]:
+    return torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 def items_per_step(settings: Settings, world: int) -> int:
@@ -167,5 +202,5 @@ def limited(items: list[Item], fraction: float, seed: int) -> list[Item]:
     """A fixed random part of the items, in their order; smaller parts are contained in larger ones."""
     if fraction == 1:
         return items
-    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = permutation(len(items), seed)
     return [items[i] for i in sorted(order[: max(1, round(fraction * len(items)))])]

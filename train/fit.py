@@ -45,11 +45,13 @@ class Verdict:
     Attributes:
         value: chooses the best epoch; higher is better.
         summary: what is said of it, such as "CIDEr 46.10".
+        loss: on the validation split, if it was computed.
     """
 
     metrics: Mapping[str, float]
     value: float
     summary: str
+    loss: float | None = None
 
 
 def fit(
@@ -150,6 +152,9 @@ class Loop:
         self.training(True)
         with stopping() as stop, bar:
             for step in range(first, self.steps):
+                if self.improves_no_more():
+                    self.say(f"No epoch was better since {self.progress.best_epoch}: the training ends.")
+                    break
                 loss, count = self.step(step)
                 self.progress.step = step + 1
                 examples += count
@@ -167,7 +172,7 @@ class Loop:
                     self.say(f"Stopped at step {step + 1} of {self.steps}; go on with --resume.")
                     return True
         self.training(False)
-        if first < self.steps:
+        if first < self.progress.step:
             self.folder.write("cost.json", self.cost())
         if self.settings.trackers:
             self.accelerator.end_training()
@@ -231,12 +236,20 @@ class Loop:
         self.training(True)
         progress, epoch = self.progress, self.progress.step // self.source.per_epoch
         row = {"kind": "epoch", "step": progress.step, "epoch": epoch, "split": "val"}
-        self.log(row | {"metrics": verdict.metrics, "seconds": self.seconds()}, verdict.metrics)
+        loss = {} if verdict.loss is None else {"loss": verdict.loss}
+        self.log(row | {"metrics": verdict.metrics, "seconds": self.seconds()} | loss, verdict.metrics)
         if progress.best is None or verdict.value > progress.best:
             progress.best, progress.best_epoch = verdict.value, epoch
             self.folder.keep_best(self.adapter, verdict.metrics)
         best = "the best" if progress.best_epoch == epoch else f"the best was epoch {progress.best_epoch}"
         self.say(f"Epoch {epoch} of {self.optim.epochs}: {verdict.summary} ({best})")
+
+    def improves_no_more(self) -> bool:
+        """Whether `evaluation.patience` validations have passed without a better one."""
+        evaluation, best = self.settings.evaluation, self.progress.best_epoch
+        if evaluation.patience is None or best is None:
+            return False
+        return self.progress.step // self.source.per_epoch - best >= evaluation.patience * evaluation.every
 
     def row(self, loss: float, pace: float) -> dict[str, Any]:
         """One step of the log."""
@@ -270,7 +283,7 @@ class Loop:
         frozen = [self.lm, *([self.encoder] if self.encoder is not None else [])]
         return {
             "seconds": self.seconds(),
-            "samples": self.source.count * self.optim.epochs,
+            "samples": round(self.source.count * self.progress.step / self.source.per_epoch),
             "device": device_name(self.accelerator.device),
             "peak_memory_mb": peak_memory(self.accelerator.device),
             "trained_parameters": sum(p.numel() for p in self.adapter.parameters() if p.requires_grad),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
@@ -15,6 +16,7 @@ from epalm.encoders.load import load_encoder
 from epalm.errors import EPALMError, reason
 from epalm.hub.wheels import backbone_dir
 from epalm.language_model import load_lm
+from epalm.model import adapter_folders, resolve
 from train.settings import Settings
 
 PRECISION = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -78,6 +80,48 @@ def new_adapter(
         embedded = lm.lm.get_input_embeddings()(torch.tensor(words, device=lm.device))
         adapter.prompt.embedding.weight.data[: len(words)] = embedded.float().cpu()
     return adapter
+
+
+def start_from(adapter: Adapter, name: str) -> str:
+    """Copy what another adapter learned, as far as the two have the same parts; says which it was.
+
+    Args:
+        name: an adapter or run folder (its last/), a hub id, a published model, "starter/image-caption".
+    Raises:
+        EPALMError: there is no such adapter, or it was made for another LM or encoder.
+    """
+    folder = adapter_folder(name)
+    other, own = Adapter.load(folder), adapter.config
+    for what, theirs, ours in (
+        ("language model", other.config.lm.id, own.lm.id),
+        ("encoder", other.config.encoder.id, own.encoder.id),
+    ):
+        if theirs != ours:
+            raise EPALMError(f"init_from: {name} was trained with the {what} {theirs}, but this uses {ours}.")
+    learned, new = other.state_dict(), adapter.state_dict()
+    same = {key: value for key, value in learned.items() if key in new and new[key].shape == value.shape}
+    if not same:
+        raise EPALMError(f"init_from: nothing in {name} has the shape of this training's adapter.")
+    adapter.load_state_dict(same, strict=False)
+    fresh = sorted({key.rpartition(".")[0] for key in new if key not in same})
+    return f"Starting from {name}" + (f"; new are {', '.join(fresh)}." if fresh else ".")
+
+
+def adapter_folder(name: str) -> Path:
+    """The one folder of an adapter that a name stands for.
+
+    Raises:
+        EPALMError: there is none, or several.
+    """
+    if (Path(name) / "last").is_dir():  # a run folder
+        return Path(name) / "last"
+    model, _, part = name.partition("/") if name.startswith("starter/") else (name, "", "")
+    folders = adapter_folders(resolve(model, None, None, say))
+    if part in folders:
+        return folders[part]
+    if len(folders) == 1 and not part:
+        return next(iter(folders.values()))
+    raise EPALMError(f"{name} is not one adapter: name one of {', '.join(f'{model}/{n}' for n in folders)}.")
 
 
 def say(message: str) -> None:

@@ -60,6 +60,15 @@ class Model:
 
 
 @dataclass(frozen=True)
+class MoreData:
+    """A further training set of the same modality, perhaps with another task, for the same adapter."""
+
+    train: str
+    weight: float = 1.0  # how often each of its items is seen in an epoch, on average
+    task: TaskConfig | None = None  # None: the training's own
+
+
+@dataclass(frozen=True)
 class Data:
     """Manifests and the cache of features."""
 
@@ -70,6 +79,7 @@ class Data:
     cache: str | None = None  # None encodes the media in every epoch
     draws: int = 0  # augmented views per medium that training draws from; 0 = the medium as it is
     workers: int = 4
+    more: tuple[MoreData, ...] = ()  # learned together with `train`
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,7 @@ class Evaluation:
     batch: int = 16
     limit: int | None = None  # items of the validation split that choose the best epoch
     every: int = 1  # epochs between two validations; the last epoch always has one
+    patience: int | None = None  # validations without a better one, after which the training ends
 
 
 @dataclass(frozen=True)
@@ -114,6 +125,8 @@ class Settings:
     evaluation: Evaluation = Evaluation()
     reference: bool = False  # the original's optimizer groups, schedule, loss and dropout
     limit: float = 1.0  # fraction of the training items, the same for the same seed
+    # Start from this adapter, not from a new one: a run or adapter folder, a hub id, "starter/image-caption".
+    init_from: str | None = None
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     paper: dict[str, float] = field(default_factory=dict)  # the paper's numbers, as fractions
 
@@ -133,7 +146,7 @@ class Settings:
             raise EPALMError(f"limit is {self.limit}, but it must be a fraction above 0 and up to 1.")
         least = {
             "optim": {"epochs": 1, "batch": 1, "accumulate": 1, "save_every": 1, "warmup_blocks": 0},
-            "evaluation": {"batch": 1, "every": 1, "limit": 1},
+            "evaluation": {"batch": 1, "every": 1, "limit": 1, "patience": 1},
             "data": {"draws": 0, "workers": 1},
             "model": {"prompt_length": 0},
         }
@@ -147,8 +160,14 @@ class Settings:
                 f"optim.warmup is {self.optim.warmup:g}, but it is the share of the steps in which the rates "
                 f"rise, such as 0.1, and at most {LONGEST_WARMUP}."
             )
-        if self.optim.warmup_blocks and not self.reference:
-            raise EPALMError("optim.warmup_blocks is for reference: true; otherwise set optim.warmup.")
+        for more in self.data.more:
+            if more.weight <= 0:
+                raise EPALMError(f"The weight of {more.train} must be above 0, but it is {more.weight:g}.")
+            if more.task is not None and more.task.modality != self.task.modality:
+                raise EPALMError(
+                    f"{more.train} is for {more.task.modality}, but the adapter of this training perceives "
+                    f"{self.task.modality}."
+                )
         for name in ("lr", "prompt_lr"):
             if getattr(self.optim, name) <= 0:
                 raise EPALMError(f"optim.{name} must be above 0, but it is {getattr(self.optim, name)}.")

@@ -6,24 +6,28 @@ This makes the parts (frozen LM, features, batches, regime, adapter) and hands t
 from __future__ import annotations
 
 import argparse
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
+from epalm.adapter import Adapter
+from epalm.decoding import InjectedLM
 from epalm.errors import EPALMError
 from epalm.text import TaskText
-from train.batches import ItemBatches, items_per_step, limited
+from train.batches import Batch, ItemBatches, TrainingSet, items_per_step, limited
 from train.checkpoint import Checkpoint, identity_of, items_identity
 from train.data.benchmarks import find_dataset
-from train.data.manifest import Item
+from train.data.manifest import Item, load_manifest
 from train.evaluate import evaluate_split
 from train.features.cache import cached_widths
-from train.features.source import feature_source
-from train.fit import Verdict, fit
-from train.frozen import lm_config, load_frozen_encoder, load_frozen_lm, new_adapter
+from train.features.source import FeatureSource, feature_source
+from train.fit import Verdict, fit, losses
+from train.frozen import lm_config, load_frozen_encoder, load_frozen_lm, new_adapter, say, start_from
 from train.machine import memory_full, new_accelerator
-from train.regime import regime_of
+from train.regime import Regime, regime_of
 from train.run_folder import exclusive
 from train.settings import Settings, load_settings
 
@@ -36,9 +40,11 @@ def train(settings: Settings, resume: bool = False) -> int:
     """
     accelerator = new_accelerator(settings)
     device, world = str(accelerator.device), accelerator.num_processes
-    items = limited(settings.items("train"), settings.limit, settings.optim.seed)
+    parts = training_items(settings)
+    items = [item for part in parts for item in part]
     val = settings.items("val")[: settings.evaluation.limit]
-    refuse_unanswered(train=items, val=val)
+    refuse_unanswered("data.train", items)
+    refuse_unanswered("data.val", val)
     # Before anything is loaded: a training that cannot go on says so at once.
     identity = identity_of(settings, **items_identity(items, items_per_step(settings, world)))
     checkpoint = Checkpoint.open(Path(settings.out), identity, resume)
@@ -50,35 +56,72 @@ def train(settings: Settings, resume: bool = False) -> int:
     config = settings.adapter_config(sizes, widths)
     text, regime = TaskText(settings.task, tokenizer), regime_of(settings)
     features = feature_source(settings, config, {"val": val, "train": items}, encoder)
-    source = ItemBatches(settings, items, features, text, regime, accelerator.process_index, world)
-    adapter = new_adapter(settings, config, lm, tokenizer).to(accelerator.device)
+    sets = [TrainingSet(parts[0], text)]
+    for more, part in zip(settings.data.more, parts[1:], strict=True):
+        sets.append(TrainingSet(part, TaskText(more.task or settings.task, tokenizer), more.weight))
+    source = ItemBatches(settings, sets, features, regime, accelerator.process_index, world)
+    adapter = new_adapter(settings, config, lm, tokenizer)
+    if checkpoint.state is None and settings.init_from is not None:
+        say(start_from(adapter, settings.init_from))
+    adapter.to(accelerator.device)
     name = find_dataset(settings.data.dataset).metrics[0]
 
     def validate() -> Verdict:
-        parts = (accelerator, lm, text, adapter, features)
         try:
-            metrics = evaluate_split(*parts, val, settings, java=False).metrics
+            metrics = evaluate_split(
+                accelerator, lm, text, adapter, features, val, settings, java=False
+            ).metrics
+            loss = mean_loss(accelerator, lm, text, adapter, features, val, settings, regime)
         except torch.OutOfMemoryError as error:
             more = "; --resume goes on at the last checkpoint"
             raise memory_full("evaluation.batch", settings.evaluation.batch, more) from error
-        return Verdict(metrics, metrics[name], f"{name} {100 * metrics[name]:.2f}")
+        summary = f"{name} {100 * metrics[name]:.2f}, loss {loss:.3f}"
+        return Verdict(metrics, metrics[name], summary, loss)
 
     try:
         return fit(settings, source, lm, adapter, regime, checkpoint, validate, accelerator, encoder)
     except torch.OutOfMemoryError as error:
         optim = settings.optim
-        more = f" and double optim.accumulate (now {optim.accumulate}), which gives the same steps"
-        raise memory_full("optim.batch", optim.batch, more) from error
+        hint = f" and double optim.accumulate (now {optim.accumulate}), which gives the same steps"
+        raise memory_full("optim.batch", optim.batch, hint) from error
 
 
-def refuse_unanswered(**splits: Sequence[Item]) -> None:
+def training_items(settings: Settings) -> list[list[Item]]:
+    """The items of `data.train`, then those of each further training set; of all the fraction `limit`."""
+    manifests = [settings.items("train"), *(load_manifest(Path(more.train)) for more in settings.data.more)]
+    return [limited(items, settings.limit, settings.optim.seed) for items in manifests]
+
+
+def refuse_unanswered(name: str, items: Sequence[Item]) -> None:
     """EPALMError if some items have nothing to learn or to compare with."""
-    for name, items in splits.items():
-        if without := [item.id for item in items if not item.answers]:
-            raise EPALMError(
-                f"{len(without)} of {len(items)} items of data.{name} have no answers, for example "
-                f"{without[0]!r}: a training needs them."
-            )
+    if without := [item.id for item in items if not item.answers]:
+        raise EPALMError(
+            f"{len(without)} of {len(items)} items of {name} have no answers, for example "
+            f"{without[0]!r}: a training needs them."
+        )
+
+
+@torch.no_grad()
+def mean_loss(
+    accelerator: Accelerator,
+    lm: InjectedLM,
+    text: TaskText,
+    adapter: Adapter,
+    features: FeatureSource,
+    items: Sequence[Item],
+    settings: Settings,
+    regime: Regime,
+) -> float:
+    """The mean loss of a split's items, each with one of its answers, the same every time."""
+    own = items[accelerator.process_index :: accelerator.num_processes]
+    total = torch.zeros((), device=accelerator.device)
+    for start in range(0, len(own), settings.evaluation.batch):
+        part = own[start : start + settings.evaluation.batch]
+        answers = [regime.answer(item, random.Random(f"val/{item.id}")) for item in part]
+        texts = [text.training_text(item.prompt, answer) for item, answer in zip(part, answers, strict=True)]
+        batch = Batch(features(part, [0] * len(part)), *regime.text_batch(texts, text))
+        total += losses(lm, adapter, regime, batch.to(accelerator.device)).sum()
+    return accelerator.reduce(total, "sum").item() / len(items)
 
 
 def run_fit(arguments: argparse.Namespace) -> int:

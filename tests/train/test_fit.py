@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,11 +22,12 @@ from epalm.config import (
 )
 from epalm.errors import EPALMError
 from tests.helpers.tiny import LAYERS, VOCAB, WIDTH, tiny_lm
-from train.batches import Batch, DrawnBatches
+from train.batches import Batch, DrawnBatches, ItemBatches, TrainingSet
 from train.checkpoint import Checkpoint, identity_of
+from train.data.manifest import Item
 from train.fit import Verdict, fit, losses
 from train.regime import Corrected, pad_pairs, regime_of
-from train.settings import Data, Model, Optim, Settings
+from train.settings import Data, Evaluation, Model, Optim, Settings
 from train.starter.build import on_raw_features
 
 FEATURE = 8
@@ -253,3 +256,79 @@ def test_an_adapter_of_standardised_features_is_rewritten_for_raw_ones():
         raw.tokens([features] * 2), learned.tokens([(features - mean) / std] * 2), rtol=1e-5, atol=1e-5
     )
     torch.testing.assert_close(raw.prompt(), learned.prompt(), rtol=0, atol=0)
+
+
+# When it ends
+
+
+def test_it_ends_when_epochs_improve_no_more(tmp_path, capsys):
+    worth = iter([0.3, 0.7, 0.5, 0.6, 0.9])
+
+    def judge() -> Verdict:
+        value = next(worth)
+        return Verdict({"score": value}, value, f"score {value}")
+
+    chosen = dataclasses.replace(settings(tmp_path, epochs=5), evaluation=Evaluation(patience=2))
+    source = DrawnBatches(batch_at, 4, 2)
+
+    def go_on() -> int:
+        checkpoint = Checkpoint.open(tmp_path, identity_of(chosen), resume=True)
+        return fit(chosen, source, tiny_lm("llama"), adapter(), regime_of(chosen), checkpoint, judge)
+
+    assert go_on() == 0
+    assert "No epoch was better since 2" in capsys.readouterr().err
+    assert [row["epoch"] for row in log_of(tmp_path) if row["kind"] == "epoch"] == [1, 2, 3, 4]
+    assert json.loads((tmp_path / "cost.json").read_text())["samples"] == 4 * 2 * 4
+    assert go_on() == 0  # it is finished: nothing is trained, and no verdict asked for
+    assert next(worth) == 0.9
+
+
+# Several training sets
+
+
+def sets(*weights: float) -> list[TrainingSet]:
+    text = SimpleNamespace()
+    return [
+        TrainingSet([Item(f"{number}-{i}", "x", None, ("a",)) for i in range(10)], text, weight)
+        for number, weight in enumerate(weights)
+    ]
+
+
+def seen(batches: ItemBatches, epochs: int) -> list[list[str]]:
+    """Ids of each epoch's items."""
+    steps = range(batches.per_epoch)
+    return [
+        [item.id for step in steps for _, item in batches.examples_of(epoch * batches.per_epoch + step)]
+        for epoch in range(epochs)
+    ]
+
+
+def test_an_epoch_has_every_item_once_in_an_order_of_its_own(tmp_path):
+    batches = ItemBatches(settings(tmp_path), sets(1), None, None)
+    first, second = seen(batches, 2)
+    assert sorted(first) == sorted(second) == [f"0-{i}" for i in range(10)]
+    assert first != second
+
+
+def test_weights_say_how_often_an_item_is_seen(tmp_path):
+    batches = ItemBatches(settings(tmp_path), sets(1, 0.5, 2), None, None)
+    assert batches.count == 10 + 5 + 20
+    first, second = seen(batches, 2)
+    for epoch in (first, second):
+        assert Counter(name[0] for name in epoch) == {"0": 10, "1": 5, "2": 20}
+        assert set(Counter(name for name in epoch if name[0] == "2").values()) == {2}
+    halves = [{name for name in epoch if name[0] == "1"} for epoch in (first, second)]
+    assert len(halves[0] | halves[1]) == 10  # the second epoch goes on where the first one ended
+    assert first[:10] != sorted(first[:10])  # mixed
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_a_step(tmp_path, world):
+    whole = ItemBatches(settings(tmp_path, batch=6), sets(1), None, None)
+    parts = [
+        ItemBatches(settings(tmp_path, batch=6 // world), sets(1), None, None, r, world) for r in range(world)
+    ]
+    for step in range(2):
+        expected = [item for _, item in whole.examples_of(step)]
+        found = [[item for _, item in part.examples_of(step)][part.rank :: world] for part in parts]
+        assert sorted(item.id for part in found for item in part) == sorted(item.id for item in expected)

@@ -5,24 +5,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 import yaml
 from PIL import Image
 
 from epalm import EPALMError
-from tests.train.test_benchmarks import prepared, settings_for
-from train.__main__ import main
+from tests.helpers.trainings import prepared, run, settings_for
 from train.data.manifest import load_manifest
 from train.reports.readme import write_between
 from train.reports.study import Result, gather, load_study, markdown, read_result, runs_of
 from train.starter.manifests import write_manifests
-
-
-def run(*arguments: str | Path) -> int:
-    with patch.object(sys, "argv", ["train", *map(str, arguments)]):
-        return main()
 
 
 @pytest.fixture(scope="module")

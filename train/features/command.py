@@ -104,8 +104,9 @@ def features_of(arguments: argparse.Namespace) -> None:
     if arguments.batch < 1:
         raise EPALMError(f"--batch must be at least 1, but it is {arguments.batch}.")
     unreadable = 0
+    trained = [Path(data.train), *(Path(more.train) for more in data.more)]
     evaluated = [Path(split) for split in (data.val, data.test) if split]
-    for manifests, draws in (([Path(data.train)], data.draws), (evaluated, 0)):
+    for manifests, draws in ((trained, data.draws), (evaluated, 0)):
         unreadable += run_features(
             manifests,
             encoder,

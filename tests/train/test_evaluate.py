@@ -1,0 +1,81 @@
+"""Evaluation: it goes on where it was, decodes as the settings say, and refuses what does not fit."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from epalm import EPALMError
+from epalm.adapter import Adapter
+from tests.helpers.trainings import run
+from train.data.manifest import Item, load_manifest, save_manifest
+from train.evaluate import partners
+
+
+def test_evaluation_goes_on_after_a_torn_line(gqa, tmp_path):
+    out = gqa.parent / "run"
+    assert run("evaluate", gqa, "--no-java") == 0
+    whole = (out / "predictions-test.jsonl").read_bytes()
+    record = out / "predictions-test" / "0.jsonl"
+    record.write_bytes(record.read_bytes()[:-7])
+    (out / "predictions-test.jsonl").unlink()
+    assert run("evaluate", gqa, "--no-java") == 0
+    assert (out / "predictions-test.jsonl").read_bytes() == whole
+
+
+def test_another_adapter_is_evaluated_afresh(gqa):
+    out = gqa.parent / "run"
+    assert run("evaluate", gqa, "--no-java") == 0
+    before = (out / "predictions-test.jsonl").read_text()
+    untrained = Adapter(Adapter.load(out / "best").config)
+    untrained.save(gqa.parent / "untrained")
+    assert run("evaluate", gqa, "--no-java", "--model", gqa.parent / "untrained") == 0
+    assert (out / "predictions-test.jsonl").read_text() != before
+
+
+def test_the_blind_baseline_shows_other_media_at_random():
+    """Also where the items come in a fixed order, so that a shift would meet the same answer again."""
+    items = [Item(str(i), f"{i // 2}.jpg", "?", (str(i % 10),)) for i in range(2000)]
+    others = partners(items)
+    assert all(item.media != other.media for item, other in zip(items, others, strict=True))
+    same = sum(item.answers == other.answers for item, other in zip(items, others, strict=True))
+    assert same / 2000 == pytest.approx(0.1, abs=0.03)
+    with pytest.raises(EPALMError, match="different media"):
+        partners(items[:2])
+
+
+def test_evaluation_decodes_as_the_settings_say(gqa, tmp_path):
+    lengths = []
+    for tokens in (1, 4):
+        changes = (f"out={tmp_path}", f"generation.max_new_tokens={tokens}")
+        best = gqa.parent / "run" / "best"
+        assert run("evaluate", gqa, "--no-java", "--model", best, *(f"--set={c}" for c in changes)) == 0
+        rows = map(json.loads, (tmp_path / "predictions-test.jsonl").read_text().splitlines())
+        lengths.append(sum(len(row["prediction"].split()) for row in rows))
+    assert lengths[0] < lengths[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [("task.input=What? {question}", "the task"), ("model.recipe=epalm", "the preprocessing")],
+)
+def test_an_adapter_for_something_else_is_not_evaluated(gqa, capsys, change, said):
+    assert run("evaluate", gqa, "--set", change, "--set", "data.cache=null") == 2
+    assert f"was trained with {said}" in capsys.readouterr().err
+
+
+def test_scores_are_broken_down_by_group_and_missing_without_answers(gqa, tmp_path):
+    items = load_manifest(gqa.parent / "data" / "val.jsonl")
+    out, best = tmp_path / "run", gqa.parent / "run" / "best"
+    grouped = [replace(item, group={"kind": "ab"[i % 2]}) for i, item in enumerate(items)]
+    for name, changed in (("grouped", grouped), ("bare", [replace(item, answers=()) for item in items])):
+        save_manifest(changed, tmp_path / f"{name}.jsonl")
+        place = ("--set", f"out={out}", "--set", f"data.test={tmp_path / name}.jsonl")
+        assert run("evaluate", gqa, "--no-java", "--model", best, *place) == 0
+        found = json.loads((out / "metrics-test.json").read_text())
+        if name == "grouped":
+            groups = found["groups"]["kind"]
+            assert (groups["a"] + groups["b"]) / 2 == pytest.approx(found["metrics"]["exact match"])
+        else:
+            assert found["metrics"] == {} and "no answers" in found["absent"]["exact match"]
+            assert len((out / "predictions-test.jsonl").read_text().splitlines()) == len(items)

@@ -1,0 +1,46 @@
+"""A settings file: what is refused, and how numbers and words are read."""
+
+import pytest
+
+from epalm import EPALMError
+from tests.helpers.trainings import run
+from train.settings import load_settings
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("optim.lr=0", "optim.lr must be above 0"),
+        ("evaluation.batch=0", "evaluation.batch must be at least 1"),
+        ("evaluation.limit=-5", "evaluation.limit must be at least 1"),
+        ("data.draws=-1", "data.draws must be at least 0"),
+        ("data.workers=0", "data.workers must be at least 1"),
+        ("model.prompt_length=-1", "model.prompt_length must be at least 0"),
+        ("optim.warmup=15", "optim.warmup is 15, but it is the share of the steps in which the rates rise"),
+        ("optim.warmup=0.6", "at most 0.5"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_anything_is_loaded(gqa, change, said):
+    with pytest.raises(EPALMError, match=said):
+        load_settings(gqa, [change])
+
+
+def test_an_unknown_setting_names_the_closest(gqa, capsys):
+    assert run("fit", gqa, "--set", "optim.learning_rate=1") == 2
+    assert "unknown key 'learning_rate'" in capsys.readouterr().err
+    with pytest.raises(EPALMError, match="closest valid key is 'batch'"):
+        load_settings(gqa, ["optim.bach=1"])
+
+
+def test_a_value_of_another_type_is_refused(gqa):
+    with pytest.raises(EPALMError, match="'epochs' must be of type int"):
+        load_settings(gqa, ["optim.epochs=many"])
+
+
+@pytest.mark.parametrize(("text", "value"), [("2e-5", 2e-5), ("1.5E3", 1500.0), (".5", 0.5), ("3", 3.0)])
+def test_numbers_are_numbers_with_an_exponent_too(gqa, text, value):
+    assert load_settings(gqa, [f"optim.lr={text}"]).optim.lr == value
+
+
+def test_no_is_a_word(gqa):
+    assert load_settings(gqa, ["optim.precision=no"]).optim.precision == "no"
