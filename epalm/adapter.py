@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -73,7 +74,8 @@ class Adapter(nn.Module):
 
     def tokens(self, features: Sequence[Tensor]) -> Tensor:
         """n features (B, D_j) -> (B, n, H) perceptual tokens, computed in float32 or better."""
-        used = [self.connector[0 if self.config.shared_connector else j] for j in range(len(features))]
+        shared = self.config.shared_connector
+        used = [cast(nn.Linear, self.connector[0 if shared else j]) for j in range(len(features))]
         return torch.stack([_linear(c, f) for c, f in zip(used, features, strict=True)], dim=1)
 
     def save(self, folder: Path) -> None:

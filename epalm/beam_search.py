@@ -8,7 +8,7 @@ another hypothesis win. The rest is the same search: 2K candidates per step, K k
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -38,9 +38,10 @@ class _Hypotheses:
         """No open beam can beat the worst stored hypothesis at this length."""
         return len(self.found) == self.size and min(v for v, _ in self.found) >= best_log_prob / length
 
-    def best(self) -> tuple[float, list[int]]:
-        """Value and ids of the best hypothesis; of equal ones, the one found last."""
-        return max(reversed(self.found), key=lambda h: h[0])
+    def best(self, count: int) -> list[tuple[float, list[int]]]:
+        """Value and ids of the best hypotheses, best first; of equal ones, the one found last is first."""
+        newest_first = self.found[::-1]
+        return sorted(newest_first, key=lambda h: h[0], reverse=True)[:count]
 
 
 def reference_beam_search(
@@ -58,14 +59,15 @@ def reference_beam_search(
         input_ids: (B * K, T), each sample's rows repeated K times by `generate`.
         stopping_criteria: only the length limit counts here, as in the original.
     Returns:
-        (B, L) ids of the best hypotheses, with the end token where it fits, then padding; with their values
-        (`sequences_scores`) if `return_dict_in_generate`.
+        (B * R, L) ids of each sample's best R = `num_return_sequences` hypotheses, with the end token where
+        it fits, then padding; with their values (`sequences_scores`) if `return_dict_in_generate`.
     """
     beams = generation_config.num_beams
     batch = input_ids.shape[0] // beams
     limit = generation_config.max_length
-    end = set(generation_config._eos_token_tensor.flatten().tolist())
-    pad = generation_config._pad_token_tensor.item()
+    prepared: Any = generation_config  # `generate` has put the special tokens there
+    end = set(prepared._eos_token_tensor.flatten().tolist())
+    pad: int = prepared._pad_token_tensor.item()
     device = input_ids.device
 
     store = [_Hypotheses(beams) for _ in range(batch)]
@@ -81,11 +83,12 @@ def reference_beam_search(
         new = 1 if model_kwargs.get("use_cache") else None
 
         logits = outputs.logits[:, -1].float().to(device)
-        log_probs = logits_processor(input_ids, logits.log_softmax(-1))  # (B * K, V)
+        log_probs = logits_processor(cast(torch.LongTensor, input_ids), logits.log_softmax(-1))  # (B * K, V)
         vocab = log_probs.shape[-1]
         sums = (log_probs.view(batch, beams, vocab) + scores[..., None]).view(batch, -1)
         top, flat = sums.topk(2 * beams, dim=1)  # sorted, best first
-        next_beam, next_token = (flat // vocab).tolist(), (flat % vocab).tolist()
+        next_beam: list[list[int]] = (flat // vocab).tolist()
+        next_token: list[list[int]] = (flat % vocab).tolist()
         values = top.tolist()
 
         length = input_ids.shape[1]
@@ -120,14 +123,16 @@ def reference_beam_search(
         if not hypotheses.done:
             for row in range(sample * beams, (sample + 1) * beams):
                 hypotheses.add(input_ids[row].tolist(), scores.flatten()[row].item())
-    best = [hypotheses.best() for hypotheses in store]
+    wanted = generation_config.num_return_sequences or 1
+    best = [found for hypotheses in store for found in hypotheses.best(wanted)]
     width = min(max(len(ids) for _, ids in best) + 1, limit)
-    result = input_ids.new_full((batch, width), pad)
-    for sample, (_, ids) in enumerate(best):
+    result = input_ids.new_full((len(best), width), pad)
+    for row, (_, ids) in enumerate(best):
         closed = (ids + [min(end)])[:width]
-        result[sample, : len(closed)] = torch.tensor(closed, device=device)
+        result[row, : len(closed)] = torch.tensor(closed, device=device)
     if generation_config.return_dict_in_generate:
         return GenerateBeamDecoderOnlyOutput(
-            sequences=result, sequences_scores=torch.tensor([value for value, _ in best], device=device)
+            sequences=cast(torch.LongTensor, result),
+            sequences_scores=torch.tensor([value for value, _ in best], device=device),
         )
     return result

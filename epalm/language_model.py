@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from httpx import HTTPError
@@ -65,7 +66,7 @@ def load_lm(
         ) from error
     check_lm(lm, config)
     lm.requires_grad_(False).eval()
-    return (lm if device_map is not None else lm.to(device)), tokenizer
+    return (lm if device_map is not None else cast(Any, lm).to(device)), tokenizer
 
 
 def check_lm(lm: PreTrainedModel, config: LMConfig) -> None:

@@ -60,14 +60,18 @@ def layers_of_tokens(injection: InjectionConfig, num_layers: int, num_tokens: in
 def words_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[tuple[str, list[int]]]:
     """The words of generated text, each with the positions of its tokens; special tokens belong to none."""
     special = set(tokenizer.all_special_ids)
-    text = tokenizer.decode(ids, skip_special_tokens=True)
+
+    def decoded(count: int) -> str:
+        return str(tokenizer.decode(list(ids[:count]), skip_special_tokens=True))
+
+    text = decoded(len(ids))
     found = list(re.finditer(r"\S+", text))
     members: list[list[int]] = [[] for _ in found]
     for i, token in enumerate(ids):
         if token in special or not found:
             continue
         # A character whose bytes are not complete yet ends where it began.
-        end = len(tokenizer.decode(ids[: i + 1], skip_special_tokens=True).rstrip("\ufffd"))
+        end = len(decoded(i + 1).rstrip("\ufffd"))
         word = next((w for w, match in enumerate(found) if match.end() >= end), len(found) - 1)
         members[word].append(i)
     return [(match.group(), part) for match, part in zip(found, members, strict=True)]

@@ -80,11 +80,11 @@ def watched(encoder: Encoder, deepest: int) -> Watched:
     if isinstance(encoder, TimmImageEncoder) and encoder.has_cls:
         block = network.blocks[deepest]
         if isinstance(getattr(block, "norm1", None), nn.Module):
-            weights = None
+            attends: Callable[[Tensor], Tensor] | None = None
             if hasattr(getattr(block, "attn", None), "qkv") and hasattr(block.attn, "scale"):
-                weights = _from_cls(_fused(block.attn))
+                attends = _from_cls(_fused(block.attn))
             prefix = getattr(network, "num_prefix_tokens", 1)
-            return Watched(block.norm1, False, -1, _square_patches(prefix), weights)
+            return Watched(block.norm1, False, -1, _square_patches(prefix), attends)
     elif isinstance(encoder, TimmImageEncoder | FrameEncoder):
         pooling = [m for name, m in network.named_modules() if name.split(".")[-1] == "global_pool"]
         if pooling:

@@ -87,6 +87,20 @@ def test_beam_scores_divide_by_the_whole_length_in_reference_scoring():
     assert out.sequences_scores.item() == pytest.approx(log_probs.max().item() / 5, rel=1e-5)
 
 
+@pytest.mark.parametrize("scoring", ["library", "reference"])
+def test_a_beam_search_can_return_several_texts_best_first(scoring):
+    lm, (config, n) = tiny_lm("opt"), injection("a single token", "causal")
+    args = (*inputs(lm, n), config, GenerationConfig(4, max_new_tokens=NEW, beam_scoring=scoring))
+    several = lm.decode(*args, num_return_sequences=3, return_dict_in_generate=True, output_scores=True)
+    assert several.sequences.shape[0] == 6
+    scores = several.sequences_scores.view(2, 3)
+    assert scores.tolist() == scores.sort(descending=True).values.tolist()
+    assert len({tuple(row) for row in several.sequences[:3].tolist()}) == 3
+    best = lm.decode(*args)
+    width = best.shape[1]
+    assert several.sequences[::3, :width].tolist() == best.tolist()
+
+
 def test_half_precision_runs_with_padding_and_without_prompt():
     for dtype in (torch.float16, torch.bfloat16):
         lm, (config, n) = tiny_lm("llama").to(dtype), injection("from the first layer", "causal")
