@@ -89,6 +89,7 @@ def decoding(model: str) -> None:
     import torch
 
     from epalm import EPALM, Request
+    from epalm.config import GenerationConfig
 
     loaded = EPALM.from_pretrained(model)
     name = loaded.adapter_for("image", "caption")
@@ -98,12 +99,12 @@ def decoding(model: str) -> None:
     print(f"trained, of all parameters        {trained / 1e6:6.2f} M of {total / 1e6:.0f} M", end="")
     print(f" ({100 * trained / total:.2f} %)")
     _, ids, media = loaded._prepare(Request(EXAMPLES[0]))
-    tokens = loaded.perceive(name, media[None])
+    features, greedy = loaded.features(name, media[None]), GenerationConfig(1, max_new_tokens=60)
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(4):  # the first round warms up
         for cached in (True, False):
             before = time.perf_counter()
-            loaded.decode(name, [ids], tokens, 1, 60, cached, eos_token_id=None)
+            loaded.adapted[name].generate(features, [ids], greedy, cached, eos_token_id=None)
             seconds[cached].append(time.perf_counter() - before)
     fast, slow = (statistics.median(seconds[cached][1:]) for cached in (True, False))
     print(f"60 tokens with the cache          {fast:6.2f} s, without {slow:.2f} s", end="")

@@ -17,29 +17,30 @@ from epalm.beam_search import reference_beam_search
 from epalm.config import GenerationConfig, InjectionConfig
 from epalm.errors import EPALMError
 from epalm.families import family_of
-from epalm.injection import InjectedCache, Plan, run_layers
+from epalm.injection import Masks, injection_schedule, run_layers
+from epalm.injection_cache import CachePlan, InjectedCache, run_layers_cached
 
 
 class InjectedLM(PreTrainedModel, GenerationMixin):
     """A frozen `transformers` causal LM that takes a soft prompt and perceptual tokens.
 
-    It owns no parameters: `lm` is used through its own layers. `generate` is the library's, so greedy
-    search, beam search, sampling and streaming come from there.
+    It owns no parameters: the LM `base` is used through its own layers. `generate` is the library's, so
+    greedy search, beam search, sampling and streaming come from there.
     """
 
     _supports_sdpa = True
     _supports_attention_backend = True
 
-    def __init__(self, lm: PreTrainedModel):
-        super().__init__(lm.config)
-        self.lm = lm
-        self.family = family_of(lm)
-        self.generation_config = lm.generation_config
-        self.num_layers = len(self.family.layers(lm))
+    def __init__(self, base: PreTrainedModel):
+        super().__init__(base.config)
+        self.base = base
+        self.family = family_of(base)
+        self.generation_config = base.generation_config
+        self.num_layers = len(self.family.layers(base))
 
-    def plan(self, injection: InjectionConfig, num_tokens: int) -> Plan:
-        """The layers' schedule for this LM."""
-        return Plan.of(injection, self.num_layers, num_tokens)
+    def new_cache(self, injection: InjectionConfig, num_tokens: int, prompt_len: int) -> InjectedCache:
+        """An empty cache for passes with so many perceptual tokens (0 = text alone) and prompt rows."""
+        return InjectedCache(CachePlan.of(injection, self.num_layers, num_tokens), prompt_len)
 
     def forward(
         self,
@@ -73,34 +74,30 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
             attention_mask = input_ids.new_ones(input_ids.shape[0], seen + new)
         if injection is None:
             injection, tokens = InjectionConfig(0, 0), None
-        plan = self.plan(injection, 0 if tokens is None else tokens.shape[1])
 
         text = attention_mask.cumsum(1) * attention_mask - 1  # (B, T_all), -1 = padding
-        hidden = self.family.embed(self.lm, None if seen else prompt, input_ids, text[:, seen:])
-        if self.lm.training:  # as OPT was once trained, and the original trains; the library leaves it out
-            hidden = torch.nn.functional.dropout(hidden, getattr(self.lm.config, "dropout", 0.0))
+        hidden = self.family.embed(self.base, None if seen else prompt, input_ids, text[:, seen:])
+        if self.base.training:  # as OPT was once trained, and the original trains; the library leaves it out
+            hidden = torch.nn.functional.dropout(hidden, getattr(self.base.config, "dropout", 0.0))
         ahead = torch.arange(1 + prompt_len, device=text.device).expand(text.shape[0], -1)
         rows_at = torch.cat([ahead, text.clamp(min=0) + 1 + prompt_len], dim=1)  # (B, 1 + P + T_all)
 
         @lru_cache
         def layer_kwargs(text_rows: int, row: bool) -> dict[str, Any]:
             at = rows_at[:, rows_at.shape[1] - text_rows :]
-            return self.family.layer_kwargs(
-                self.lm, hidden, torch.cat([rows_at[:, :1], at], 1) if row else at
-            )
+            at = torch.cat([rows_at[:, :1], at], 1) if row else at
+            return self.family.layer_kwargs(self.base, hidden, at)
 
-        last = run_layers(
-            self.family.layers(self.lm),
-            hidden,
-            tokens,
-            attention_mask,
-            prompt_len,
-            plan,
-            injection.mask == "reference",
-            layer_kwargs,
-            past_key_values,
-        )
-        logits = self.family.head(self.lm, last[:, -logits_to_keep:])
+        layers = self.family.layers(self.base)
+        masks = Masks(attention_mask, prompt_len, injection.mask == "reference", hidden.dtype)
+        if past_key_values is None:
+            schedule = injection_schedule(
+                injection, self.num_layers, 0 if tokens is None else tokens.shape[1]
+            )
+            last = run_layers(layers, hidden, tokens, schedule, masks, layer_kwargs)
+        else:
+            last = run_layers_cached(layers, hidden, tokens, past_key_values, masks, layer_kwargs)
+        logits = self.family.head(self.base, last[:, -logits_to_keep:])
         return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
 
     @torch.inference_mode()
@@ -124,11 +121,11 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
             use_cache: False re-runs the whole prefix at every step, as the original does; same tokens.
             options: passed to `transformers`' `generate` (do_sample, temperature, stopping_criteria, …).
         Returns:
-            (B, T + new) ids, padded with the LM's pad token behind the end of the shorter ones.
+            (B, T + new) ids; shorter texts are padded with the LM's pad token after their end.
         """
         if use_cache:
-            plan = self.plan(injection, 0 if tokens is None else tokens.shape[1])
-            options["past_key_values"] = InjectedCache(plan, 0 if prompt is None else prompt.shape[1])
+            num_tokens, prompt_len = (0 if x is None else x.shape[1] for x in (tokens, prompt))
+            options["past_key_values"] = self.new_cache(injection, num_tokens, prompt_len)
         method: Callable | None = None
         if generation.num_beams > 1 and generation.beam_scoring == "reference":
             method = reference_beam_search
@@ -136,7 +133,7 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
         if generation.max_length is not None:
             # A question as long as the limit gets one token (in the original greedy too, while beams crash).
             length = {"max_length": max(generation.max_length, input_ids.shape[1] + 1)}
-        return self.generate(
+        return self.generate(  # type: ignore[misc, return-value]
             input_ids,
             attention_mask=attention_mask,
             prompt=prompt,
@@ -151,7 +148,7 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
 
 
 def text_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of every text token given what stands before it.
+    """Cross-entropy of every text token given what precedes it.
 
     Args:
         logits: (B, R, V), the last T of the R rows being text.

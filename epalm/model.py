@@ -11,51 +11,48 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import queue
-import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from huggingface_hub import ModelHubMixin, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub import ModelHubMixin
+from PIL import Image
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
+from transformers import PreTrainedTokenizerBase
 
-from epalm.adapter import CONFIG, WEIGHTS, Adapter
+from epalm.adapted import AdaptedLM
+from epalm.adapter import CONFIG, Adapter
 from epalm.config import AdapterConfig
 from epalm.decoding import InjectedLM, with_overrides
 from epalm.encoders.base import Encoder
 from epalm.encoders.load import load_encoder
-from epalm.errors import EPALMError, reason
+from epalm.errors import EPALMError
 from epalm.explain import Explanation, explain
-from epalm.hub.checkpoints import convert
-from epalm.hub.wheels import cache_root
-from epalm.hub.zoo import ZOO, fetch_checkpoint
+from epalm.hub.locate import adapter_folders, locate
 from epalm.language_model import choose_device, choose_dtype, load_lm
 from epalm.media.audio import recipe_from_dict
 from epalm.media.container import modality_of
-from epalm.media.image import ImageRecipe, ImageSource
+from epalm.media.image import ImageRecipe
 from epalm.media.video import VideoRecipe
-from epalm.text import TaskText, pad_left
+from epalm.streaming import stream_tokens
 
-INSTALLED = Path(__file__).parent / "assets" / "starter"  # where a wheel has the shipped adapters
-STARTER = INSTALLED if INSTALLED.is_dir() else Path(__file__).parent.parent / "assets" / "starter"
 RECIPES_OF: dict[str, Callable[[dict[str, Any]], Any]] = {
     "image": ImageRecipe.from_dict,
     "video": VideoRecipe.from_dict,
     "audio": recipe_from_dict,
 }
-Progress = Callable[[str], None]
+Media = str | Path | bytes | Image.Image | np.ndarray  # a file or its bytes; a picture may be in memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
     """One thing to describe or to answer."""
 
-    media: ImageSource  # a file or its bytes; for images also a PIL image or an array
+    media: Media
     question: str | None = None  # None asks for a caption
     adapter: str | None = None  # None picks the one for what the file is and what is asked
 
@@ -86,8 +83,8 @@ class EPALM(
         self.lm = lm
         self.tokenizer = tokenizer
         self.adapters = nn.ModuleDict(adapters)
+        self.adapted = {name: AdaptedLM(lm, adapter, tokenizer) for name, adapter in adapters.items()}
         self.encoders = encoders  # a plain dict: ids contain dots, and `to()` has been decided at loading
-        self.texts = {name: TaskText(adapter.config.task, tokenizer) for name, adapter in adapters.items()}
         self.recipes = {
             name: RECIPES_OF[adapter.config.task.modality](adapter.config.recipe)
             for name, adapter in adapters.items()
@@ -107,7 +104,7 @@ class EPALM(
         encoder: str | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
-        progress: Progress | None = None,
+        progress: Callable[[str], None] | None = None,
     ) -> EPALM:
         """Load adapters and the backbones they name.
 
@@ -126,7 +123,7 @@ class EPALM(
         if dtype is None:
             dtype, why = choose_dtype(device)
             say(f"Running on {device} in {why}")
-        folders = adapter_folders(resolve(str(name), revision, token, say))
+        folders = adapter_folders(locate(str(name), revision, token, say))
         adapters = {key: Adapter.load(folder) for key, folder in folders.items()}
         first = next(iter(adapters.values()))
         for key, adapter in adapters.items():
@@ -156,20 +153,20 @@ class EPALM(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         if len(self.adapters) == 1:
-            next(iter(self.adapters.values())).save(save_directory)
+            next(iter(self.adapted.values())).adapter.save(save_directory)
             return
-        for name, adapter in self.adapters.items():
-            adapter.save(save_directory / name)
+        for name, adapted in self.adapted.items():
+            adapted.adapter.save(save_directory / name)
         index = {"adapters": sorted(self.adapters)}
         (save_directory / CONFIG).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
     # ---------------------------------------------------------------- use
 
-    def caption(self, media: ImageSource, **options: Any) -> str:
+    def caption(self, media: Media, **options: Any) -> str:
         """Describe an image, a video or a sound; options as in `generate`."""
         return self.generate([Request(media)], **options)[0]
 
-    def ask(self, media: ImageSource, question: str, **options: Any) -> str:
+    def ask(self, media: Media, question: str, **options: Any) -> str:
         """Answer a question about an image, a video or a sound; options as in `generate`."""
         return self.generate([Request(media, question)], **options)[0]
 
@@ -183,8 +180,7 @@ class EPALM(
     ) -> list[str]:
         """Answer several requests; each gets the text that it gets alone.
 
-        Requests of one adapter are decoded together. In `reference` mode the perceptual token sees padding,
-        so there only inputs of equal length are.
+        Requests of one adapter are decoded together as far as that changes no text (`AdaptedLM.batches`).
 
         Args:
             beams, max_new_tokens: instead of the adapters' defaults.
@@ -195,16 +191,17 @@ class EPALM(
         """
         prepared = [self._prepare(request) for request in requests]
         answers = [""] * len(requests)
-        groups: dict[tuple[str, int | None], list[int]] = {}
-        for i, (name, ids, _) in enumerate(prepared):
-            strict = self.adapters[name].config.injection.mask == "reference"
-            groups.setdefault((name, len(ids) if strict else None), []).append(i)
-        for (name, _), members in groups.items():
-            ids = [prepared[i][1] for i in members]
-            tokens = self.perceive(name, torch.stack([prepared[i][2] for i in members]))
-            out = self.decode(name, ids, tokens, beams, max_new_tokens, use_cache, **options)
-            for i, row in zip(members, out.tolist(), strict=True):
-                answers[i] = self.texts[name].answer(row)
+        for name in dict.fromkeys(name for name, _, _ in prepared):
+            own = [i for i, (wanted, _, _) in enumerate(prepared) if wanted == name]
+            adapted = self.adapted[name]
+            for batch in adapted.batches([prepared[i][1] for i in own]):
+                members = [own[place] for place in batch]
+                ids = [prepared[i][1] for i in members]
+                features = self.features(name, torch.stack([prepared[i][2] for i in members]))
+                generation = with_overrides(adapted.adapter.config.generation, beams, max_new_tokens)
+                texts = adapted.answers(features, ids, generation, use_cache, **options)
+                for i, text in zip(members, texts, strict=True):
+                    answers[i] = text
         return answers
 
     def stream(
@@ -215,39 +212,23 @@ class EPALM(
         Closing the iterator stops the generation. Raises like `generate`.
         """
         name, ids, media = self._prepare(request)
-        defaults = with_overrides(self.adapters[name].config.generation, beams, max_new_tokens)
-        if defaults.num_beams > 1:
+        adapted = self.adapted[name]
+        generation = with_overrides(adapted.adapter.config.generation, beams, max_new_tokens)
+        if generation.num_beams > 1:
             yield self.generate([request], beams, max_new_tokens, **options)[0]
             return
-        streamer = _TokenStream()
-        stopped = _Stopped()
-        failure: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                tokens = self.perceive(name, media[None])
-                options["stopping_criteria"] = StoppingCriteriaList([stopped])
-                self.decode(name, [ids], tokens, beams, max_new_tokens, streamer=streamer, **options)
-            except BaseException as error:
-                failure.append(error)
-                streamer.end()
-
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
+        features = self.features(name, media[None])
         new: list[int] = []
         text = ""
-        try:
-            for token in streamer:
+        with closing(
+            stream_tokens(partial(adapted.generate, features, [ids], generation, **options))
+        ) as tokens:
+            for token in tokens:
                 new.append(token)
-                longer = self.texts[name].answer(new)
+                longer = adapted.text.answer(new)
                 if longer != text and not longer.endswith("\ufffd"):  # half of a character so far
                     text = longer
                     yield text
-        finally:
-            stopped.now = True
-            thread.join()
-        if failure:
-            raise failure[0]
 
     def explain(
         self,
@@ -265,11 +246,11 @@ class EPALM(
             EPALMError: as `generate`, or the encoder is one whose feature maps are not known.
         """
         name = self.adapter_of(request)
-        adapter, recipe = self.adapters[name], self.recipes[name]
+        adapter, recipe = self.adapted[name].adapter, self.recipes[name]
         return explain(
             self.lm,
             adapter,
-            self.texts[name],
+            self.adapted[name].text,
             self.encoders[adapter.config.encoder.id],
             recipe,
             recipe.open(request.media),
@@ -279,19 +260,18 @@ class EPALM(
             candidates,
         )
 
-    @torch.inference_mode()
-    def perceive(self, name: str, media: Tensor) -> Tensor:
-        """(B, …) media tensors -> (B, n, H) perceptual tokens of adapter `name`."""
-        adapter = self.adapters[name]
-        encoder = self.encoders[adapter.config.encoder.id]
-        return adapter.tokens(encoder(media, adapter.config.encoder.feature_layers))
+    def features(self, name: str, media: Tensor) -> list[Tensor]:
+        """(B, …) media tensors -> n encoder features (B, D_j) that adapter `name` reads."""
+        wanted = self.adapted[name].adapter.config.encoder
+        return self.encoders[wanted.id](media, wanted.feature_layers)
 
     def adapter_for(self, modality: str, task: str) -> str:
         """Name of the first adapter for a modality and task; EPALMError says what there is instead."""
-        for name, adapter in self.adapters.items():
-            if (adapter.config.task.modality, adapter.config.task.name) == (modality, task):
+        tasks = {name: adapted.adapter.config.task for name, adapted in self.adapted.items()}
+        for name, own in tasks.items():
+            if (own.modality, own.name) == (modality, task):
                 return name
-        has = ", ".join(f"{a.config.task.modality} {a.config.task.name}" for a in self.adapters.values())
+        has = ", ".join(f"{own.modality} {own.name}" for own in tasks.values())
         raise EPALMError(f"This model has no adapter for {modality} {task}; it has: {has}.")
 
     def adapter_of(self, request: Request) -> str:
@@ -306,124 +286,10 @@ class EPALM(
     def _prepare(self, request: Request) -> tuple[str, list[int], Tensor]:
         """Adapter name, input ids and media tensor of a request."""
         name = self.adapter_of(request)
-        text = self.texts[name]
+        text = self.adapted[name].text
         ids = text.ids(text.input(request.question))
         recipe = self.recipes[name]
         return name, ids, recipe(recipe.open(request.media))
-
-    @torch.inference_mode()
-    def decode(
-        self,
-        name: str,
-        ids: Sequence[Sequence[int]],
-        tokens: Tensor,
-        beams: int | None,
-        max_new_tokens: int | None,
-        use_cache: bool = True,
-        **options: Any,
-    ) -> Tensor:
-        """New token ids (B, new) behind the inputs."""
-        adapter = self.adapters[name]
-        pad = self.tokenizer.pad_token_id
-        padded, mask = pad_left(ids, self.tokenizer.eos_token_id if pad is None else pad)
-        prompt = None if adapter.prompt is None else adapter.prompt().expand(len(ids), -1, -1)
-        out = self.lm.decode(
-            padded.to(self.lm.device),
-            mask.to(self.lm.device),
-            prompt,
-            tokens,
-            adapter.config.injection,
-            with_overrides(adapter.config.generation, beams, max_new_tokens),
-            use_cache,
-            **options,
-        )
-        return out[:, padded.shape[1] :]
-
-
-class _TokenStream(BaseStreamer):
-    """Iterates over the new tokens of one sequence while another thread generates them."""
-
-    def __init__(self) -> None:
-        self.queue: queue.Queue[int | None] = queue.Queue()
-        self.in_prompt = True
-
-    def put(self, value: Tensor) -> None:
-        if not self.in_prompt:  # what comes first is the input
-            self.queue.put(int(value.item()))
-        self.in_prompt = False
-
-    def end(self) -> None:
-        self.queue.put(None)
-
-    def __iter__(self) -> Iterator[int]:
-        while (token := self.queue.get()) is not None:
-            yield token
-
-
-class _Stopped(StoppingCriteria):
-    """Ends a generation that nobody listens to any more."""
-
-    now = False
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        return torch.full((input_ids.shape[0],), self.now, device=input_ids.device)
-
-
-def resolve(name: str, revision: str | None, token: str | bool | None, say: Progress) -> Path:
-    """The local folder of a model's adapters: shipped, converted after a download, or from the hub."""
-    if name == "starter":
-        return STARTER
-    if name in ZOO:
-        folder = cache_root() / "adapters" / name
-        if not (folder / WEIGHTS).exists():
-            preset = ZOO[name]
-            say(f"Fetching the published checkpoint of {preset.title} ({preset.megabytes} MB) …")
-            shown = -1
-
-            def percent(done: int, total: int | None) -> None:
-                nonlocal shown
-                part = 10 * done // total if total else shown
-                if part > shown:
-                    shown = part
-                    say(f"  {10 * part} % of {total // 1_000_000 if total else '?'} MB")
-
-            convert(fetch_checkpoint(preset, cache_root() / "downloads", percent), folder, name)
-        return folder
-    if Path(name).is_dir():
-        return Path(name)
-    if Path(name).exists() or name.count("/") != 1:
-        raise EPALMError(
-            f"'{name}' is no model: give 'starter', a published model (see `python -m epalm models`), "
-            "an adapter folder or a hub id such as 'user/adapter'."
-        )
-    try:
-        patterns = [CONFIG, WEIGHTS, f"*/{CONFIG}", f"*/{WEIGHTS}"]
-        return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=patterns))
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
-        raise EPALMError(
-            f"{name} is no local folder, and the hub did not give it; "
-            f"check name and network ({reason(error)})."
-        ) from error
-
-
-def adapter_folders(folder: Path) -> dict[str, Path]:
-    """Name -> folder of every adapter in a model folder.
-
-    A folder holds one adapter, or several in sub-folders that its `config.json` lists as "adapters".
-    """
-    try:
-        listed = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("adapters")
-    except (OSError, ValueError, AttributeError):
-        listed = None  # read again, and reported, as a single adapter's config
-    if listed is None:
-        task = AdapterConfig.load(folder / CONFIG).task
-        return {f"{task.modality}-{task.name}": folder}
-    names = listed if isinstance(listed, list) else []
-    if not names or not all(isinstance(name, str) and name and "." not in name for name in names):
-        raise EPALMError(
-            f"{folder / CONFIG} must list its adapters as sub-folders without dots, but lists {listed!r}."
-        )
-    return {name: folder / name for name in names}
 
 
 def check_encoder(encoder: Encoder, config: AdapterConfig, given: str | None) -> None:

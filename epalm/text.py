@@ -42,7 +42,7 @@ class TaskText:
         return self.tokenizer.eos_token_id if pad is None else pad
 
     def input(self, question: str | None) -> str:
-        """The text in front of the answer.
+        """The text before the answer.
 
         Raises:
             EPALMError: the question is missing, empty or too long, or the task takes none.

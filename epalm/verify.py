@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import OPTConfig, OPTForCausalLM
 
+from epalm.adapted import AdaptedLM
 from epalm.adapter import Adapter
 from epalm.config import (
     AdapterConfig,
@@ -64,9 +65,8 @@ class Case:
 
     folder: Path
     config: dict[str, Any]
-    lm: InjectedLM
+    adapted: AdaptedLM
     encoder: Encoder
-    adapter: Adapter
     inputs: dict[str, Tensor]
     expected: dict[str, Tensor]
 
@@ -95,10 +95,18 @@ class Case:
         adapter = adapter_from_original(state, _adapter_config(config, state), str(folder))
         for module in (lm, encoder):
             module.requires_grad_(False).eval()
-        move = {"device": device, "dtype": dtype}
         adapter.to(device, torch.float64 if dtype == torch.float64 else torch.float32)  # as it is trained
         placed = {k: v.to(device) for k, v in inputs.items()}
-        return cls(folder, config, InjectedLM(lm.to(**move)), encoder.to(**move), adapter, placed, expected)
+        adapted = AdaptedLM(InjectedLM(lm.to(device=device, dtype=dtype)), adapter, tokenizer=None)
+        return cls(folder, config, adapted, encoder.to(device=device, dtype=dtype), placed, expected)
+
+    @property
+    def lm(self) -> InjectedLM:
+        return self.adapted.lm
+
+    @property
+    def adapter(self) -> Adapter:
+        return self.adapted.adapter
 
     def checks(self) -> Iterator[Check]:
         """Run everything that was recorded; yields one result per quantity."""
@@ -121,22 +129,8 @@ class Case:
         error = (ours.detach().double().cpu() - theirs.double()).abs().max().item()
         return Check(name, float("inf") if error != error else error, tolerance)
 
-    def _forward(self, tokens: Tensor) -> Tensor:
-        return self.lm(
-            self.inputs["input_ids"],
-            self.inputs["attention_mask"],
-            self._prompt(len(tokens)),
-            tokens,
-            self.adapter.config.injection,
-        ).logits
-
-    def _tokens(self) -> Tensor:
-        layers = self.adapter.config.encoder.feature_layers
-        return self.adapter.tokens(self.encoder(self.inputs["image"], layers))
-
-    def _prompt(self, batch: int) -> Tensor | None:
-        prompt = self.adapter.prompt
-        return None if prompt is None else prompt().expand(batch, -1, -1)
+    def _features(self) -> list[Tensor]:
+        return self.encoder(self.inputs["image"], self.adapter.config.encoder.feature_layers)
 
     @torch.no_grad()
     def _forward_checks(self) -> Iterator[Check]:
@@ -144,7 +138,7 @@ class Case:
         schedule = torch.tensor(injection_schedule(config.injection, self.lm.num_layers, config.num_tokens))
         yield self._compare("injection schedule", schedule, expected["injection_schedule"], 0)
 
-        features = self.encoder(self.inputs["image"], config.encoder.feature_layers)
+        features = self._features()
         pairs = [(f, expected[f"vis_cls.{j}"]) for j, f in enumerate(features)]
         yield _worst("encoder features", [self._compare("", a, b, 2e-4) for a, b in pairs])
         tokens = self.adapter.tokens(features)
@@ -156,13 +150,13 @@ class Case:
         seen: dict[int, Tensor] = {}
         masks: dict[int, Tensor] = {}
         hooks = []
-        for i, layer in enumerate(self.lm.family.layers(self.lm.lm)):
+        for i, layer in enumerate(self.lm.family.layers(self.lm.base)):
 
             def remember(_module: Any, args: Any, kwargs: Any, i: int = i) -> None:
                 seen[i], masks[i] = args[0][1], kwargs["attention_mask"][1, 0]
 
             hooks.append(layer.register_forward_pre_hook(remember, with_kwargs=True))
-        logits = self._forward(tokens)
+        logits = self.adapted(features, self.inputs["input_ids"], self.inputs["attention_mask"])
         for hook in hooks:
             hook.remove()
         recorded = [(i, expected[f"layer_in.{i}"]) for i in seen if f"layer_in.{i}" in expected]
@@ -181,7 +175,8 @@ class Case:
     def _loss(self) -> Tensor:
         """The original's training loss: summed over tokens, averaged over samples, weighted."""
         weight = self.config["epalm_config"].get("lm_loss_weight", 0.1)
-        return text_loss(self._forward(self._tokens()), self.inputs["labels"]).sum(1).mean() * weight
+        ids, mask, labels = (self.inputs[key] for key in ("input_ids", "attention_mask", "labels"))
+        return self.adapted.loss(self._features(), ids, mask, labels).sum(1).mean() * weight
 
     def _parameters(self) -> dict[str, Tensor]:
         return {original_name(k): p for k, p in self.adapter.named_parameters()}
@@ -257,14 +252,15 @@ class Case:
         settings, expected = self.config["generation"], self.expected
         ids, mask = self.inputs[f"gen.{mode}.input_ids"], self.inputs[f"gen.{mode}.attention_mask"]
         index = settings["prompts"][mode]["image_index"]  # "all", or the one sample of an unpadded prompt
-        tokens = self._tokens() if index == "all" else self._tokens()[index : index + 1]
+        tokens = self.adapter.tokens(self._features())
+        tokens = tokens if index == "all" else tokens[index : index + 1]
         kinds = sorted({key.split(".")[2] for key in expected if key.startswith(f"gen.{mode}.")})
         for kind in [k for k in kinds if k == "greedy" or (k.startswith("beam") and k[4:].isdigit())]:
             beams = 1 if kind == "greedy" else int(kind[4:])
             out: Any = self.lm.decode(
                 ids,
                 mask,
-                self._prompt(len(ids)),
+                self.adapted.prompt_rows(len(ids)),
                 tokens,
                 self.adapter.config.injection,
                 GenerationConfig(beams, max_length=settings["max_length"], beam_scoring="reference"),

@@ -209,7 +209,7 @@ class Loop:
     def training(self, mode: bool) -> None:
         """Train or evaluate from now on: the frozen LM's dropout is the regime's choice."""
         self.adapter.train(mode)
-        self.lm.lm.train(mode and self.regime.frozen_dropout)
+        self.lm.base.train(mode and self.regime.frozen_dropout)
 
     def refuse_not_finite(self, step: int, value: float) -> None:
         """Stop with what is needed to look into it."""

@@ -14,9 +14,9 @@ from epalm.decoding import InjectedLM
 from epalm.encoders.base import Encoder
 from epalm.encoders.load import load_encoder
 from epalm.errors import EPALMError, reason
+from epalm.hub.locate import adapter_folders, locate
 from epalm.hub.wheels import backbone_dir
 from epalm.language_model import load_lm
-from epalm.model import adapter_folders, resolve
 from train.settings import Settings
 
 PRECISION = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -77,7 +77,7 @@ def new_adapter(
     words = tokenizer(settings.model.prompt_text or "", add_special_tokens=False)["input_ids"]
     words = words[: settings.model.prompt_length]
     if settings.model.prompt_text and adapter.prompt is not None:
-        embedded = lm.lm.get_input_embeddings()(torch.tensor(words, device=lm.device))
+        embedded = lm.base.get_input_embeddings()(torch.tensor(words, device=lm.device))
         adapter.prompt.embedding.weight.data[: len(words)] = embedded.float().cpu()
     return adapter
 
@@ -116,7 +116,7 @@ def adapter_folder(name: str) -> Path:
     if (Path(name) / "last").is_dir():  # a run folder
         return Path(name) / "last"
     model, _, part = name.partition("/") if name.startswith("starter/") else (name, "", "")
-    folders = adapter_folders(resolve(model, None, None, say))
+    folders = adapter_folders(locate(model, None, None, say))
     if part in folders:
         return folders[part]
     if len(folders) == 1 and not part:

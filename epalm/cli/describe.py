@@ -64,9 +64,9 @@ def describe(args: argparse.Namespace, question: str | None) -> int:
             media = run.media(todo)
             if first := next(media, None):  # the model is loaded when there is something for it
                 model = load_model(args)
-                for text in model.texts.values():
-                    if text.task.name == task:
-                        text.input(question)  # refuses a bad question once, not once per file
+                for adapted in model.adapted.values():
+                    if adapted.text.task.name == task:
+                        adapted.text.input(question)  # refuses a bad question once, not once per file
                 progress.start()
                 run.answer(
                     model, itertools.chain([first], media), args.batch, args.beams, args.max_new_tokens

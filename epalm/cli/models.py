@@ -10,9 +10,9 @@ from epalm.adapter import CONFIG
 from epalm.cli.terminal import OK
 from epalm.config import AdapterConfig
 from epalm.hub.licences import backbone, licences_of_configs, short
+from epalm.hub.locate import STARTER, adapter_folders
 from epalm.hub.wheels import WHEELS
 from epalm.hub.zoo import ZOO, table
-from epalm.model import STARTER, adapter_folders
 
 
 def run_models(args: argparse.Namespace) -> int:

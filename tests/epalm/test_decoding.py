@@ -14,7 +14,7 @@ NEW = 8
 def inputs(lm, n, batch=2, length=4):
     torch.manual_seed(1)
     ids = torch.randint(3, VOCAB, (batch, length))
-    prompt = torch.randn(batch, 3, lm.family.embed_size(lm.lm))
+    prompt = torch.randn(batch, 3, lm.family.embed_size(lm.base))
     return ids, torch.ones_like(ids), prompt, torch.randn(batch, n, WIDTH)
 
 
@@ -115,13 +115,13 @@ def test_dropout_acts_on_the_embeddings_in_training_only(tiny_opt_dir):
     lm, ids = model.lm, torch.tensor([[5, 6, 7, 8]])
     calm = lm(ids).logits
     assert torch.equal(calm, lm(ids).logits)
-    lm.lm.config.dropout = 0.5
-    for module in lm.lm.modules():  # the layers' own dropout stays off: what differs is the embeddings'
+    lm.base.config.dropout = 0.5
+    for module in lm.base.modules():  # the layers' own dropout stays off: what differs is the embeddings'
         if hasattr(module, "dropout") and isinstance(module.dropout, float):
             module.dropout = 0.0
-    lm.lm.train()
+    lm.base.train()
     torch.manual_seed(0)
     first, second = lm(ids).logits, lm(ids).logits
-    lm.lm.eval()
+    lm.base.eval()
     assert not torch.allclose(first, second)
     torch.testing.assert_close(lm(ids).logits, calm)

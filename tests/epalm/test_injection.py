@@ -6,6 +6,7 @@ import torch
 from epalm.config import InjectionConfig
 from epalm.decoding import text_loss
 from epalm.injection import injection_schedule
+from epalm.injection_cache import CachePlan
 from tests.helpers.tiny import INJECTIONS, LAYERS, VOCAB, WIDTH, injection, tiny_lm
 
 FAMILIES = ("opt", "opt post-norm", "llama")
@@ -39,7 +40,7 @@ def test_causal_mask_never_shows_the_future(family, layout):
     lm, (config, n) = tiny_lm(family), injection(layout, "causal")
     ids = torch.randint(3, VOCAB, (2, 7))
     changed = torch.cat([ids[:, :-1], (ids[:, -1:] + 1) % VOCAB], dim=1)
-    tokens, prompt = torch.randn(2, n, WIDTH), torch.randn(2, 3, lm.family.embed_size(lm.lm))
+    tokens, prompt = torch.randn(2, n, WIDTH), torch.randn(2, 3, lm.family.embed_size(lm.base))
     before, after = (logits(lm, config, x, tokens, prompt) for x in (ids, changed))
     torch.testing.assert_close(before[:, :-1], after[:, :-1], rtol=0, atol=1e-5)
     assert (before[:, -1] - after[:, -1]).abs().max() > 1e-2
@@ -53,7 +54,7 @@ def test_reference_mask_leaks_the_future_exactly_where_a_layer_follows_the_range
     tokens, prompt = torch.randn(1, n, WIDTH), torch.randn(1, 3, WIDTH)
     before, after = (logits(lm, config, x, tokens, prompt) for x in (ids, changed))
     leak = (before[:, 1:-1] - after[:, 1:-1]).abs().max()  # row 0 itself sees everything
-    assert (leak > 1e-3) == (lm.plan(config, n).leak < LAYERS)
+    assert (leak > 1e-3) == (CachePlan.of(config, LAYERS, n).leak_layer < LAYERS)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -78,7 +79,7 @@ def test_without_tokens_and_prompt_it_is_the_library_model(family):
     ids = torch.randint(3, VOCAB, (2, 6))
     mask = torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    expected = lm.lm(ids, attention_mask=mask, position_ids=positions).logits
+    expected = lm.base(ids, attention_mask=mask, position_ids=positions).logits
     ours = logits(lm, None, ids, None, None, mask)
     torch.testing.assert_close(ours[mask.bool()], expected[mask.bool()], rtol=0, atol=1e-4)
 
@@ -87,7 +88,7 @@ def test_without_tokens_and_prompt_it_is_the_library_model(family):
 def test_padding_on_the_left_changes_nothing_in_causal_mode(family):
     lm, (config, n) = tiny_lm(family), injection("one layer behind the range, as published", "causal")
     ids = torch.randint(3, VOCAB, (1, 5))
-    tokens, prompt = torch.randn(1, n, WIDTH), torch.randn(1, 3, lm.family.embed_size(lm.lm))
+    tokens, prompt = torch.randn(1, n, WIDTH), torch.randn(1, 3, lm.family.embed_size(lm.base))
     padded = torch.cat([torch.ones(1, 4, dtype=torch.long), ids], dim=1)
     mask = torch.tensor([[0] * 4 + [1] * 5])
     alone = logits(lm, config, ids, tokens, prompt)[:, -5:]

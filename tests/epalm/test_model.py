@@ -117,7 +117,7 @@ def test_a_missing_task_says_what_there_is(tiny_model_dir):
 
 
 def test_a_name_that_is_no_model_is_refused(tmp_path):
-    with pytest.raises(EPALMError, match="is no model"):
+    with pytest.raises(EPALMError, match="is not a model"):
         EPALM.from_pretrained(str(tmp_path / "nothing" / "here"), device="cpu")
 
 

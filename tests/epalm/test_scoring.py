@@ -13,7 +13,7 @@ NEW = 6
 def inputs(lm, n, batch=2, length=4):
     torch.manual_seed(1)
     ids = torch.randint(3, VOCAB, (batch, length))
-    prompt = torch.randn(batch, 3, lm.family.embed_size(lm.lm))
+    prompt = torch.randn(batch, 3, lm.family.embed_size(lm.base))
     return ids, torch.ones_like(ids), prompt, torch.randn(batch, n, WIDTH)
 
 

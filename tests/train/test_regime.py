@@ -83,7 +83,7 @@ def test_answers_are_drawn_as_often_as_people_gave_them():
 
 
 def test_only_the_answer_is_learned_but_in_reference_mode_all_of_the_text(tiny_model_dir):
-    text = EPALM.from_pretrained(tiny_model_dir, device="cpu").texts["image-qa"]
+    text = EPALM.from_pretrained(tiny_model_dir, device="cpu").adapted["image-qa"].text
     pairs = [text.training_text("what is this?", "a dog"), text.training_text("what?", "a cat on a sofa")]
     ids, mask, labels = answers(pairs, text)
     start = len(text.ids(""))

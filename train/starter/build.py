@@ -14,7 +14,8 @@ from epalm.adapter import CONFIG, Adapter
 from epalm.config import AdapterConfig
 from epalm.decoding import InjectedLM
 from epalm.files import write_json
-from epalm.model import EPALM, STARTER
+from epalm.hub.locate import STARTER
+from epalm.model import EPALM
 from epalm.text import TaskText
 from train.batches import Batch, DrawnBatches, example_batch
 from train.checkpoint import Checkpoint, identity_of

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from epalm.config import GenerationConfig
 from epalm.files import read_json_lines
 from epalm.model import EPALM
 from train.reports.readme import write_between
@@ -38,13 +39,12 @@ def answers(
 ) -> list[str]:
     """Greedy answers for raw encoder features (one (B, D_j) per token), one question (or None) each."""
     out: list[str] = []
-    text = model.texts[adapter]
+    adapted = model.adapted[adapter]
+    greedy = GenerationConfig(num_beams=1, max_new_tokens=20)
     for start in range(0, len(questions), 64):
         rows = slice(start, start + 64)
-        tokens = model.adapters[adapter].tokens([f[rows].float().to(model.lm.device) for f in features])
-        ids = [text.ids(text.input(question)) for question in questions[rows]]
-        new = model.decode(adapter, ids, tokens, beams=1, max_new_tokens=20)
-        out += [text.answer(row) for row in new.tolist()]
+        ids = [adapted.text.ids(adapted.text.input(question)) for question in questions[rows]]
+        out += adapted.answers([f[rows].float() for f in features], ids, greedy)
     return out
 
 

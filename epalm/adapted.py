@@ -1,0 +1,161 @@
+"""The adapted language model: one frozen LM, one adapter, and the adapter's words. The model of the paper.
+
+features of the encoder -> connector -> perceptual tokens, injected into the frozen LM behind a soft prompt.
+Training, evaluation, recorded runs and `EPALM` all run this forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from epalm.adapter import Adapter
+from epalm.config import GenerationConfig
+from epalm.decoding import InjectedLM, text_loss
+from epalm.text import TaskText, pad_left
+
+
+class AdaptedLM(nn.Module):
+    """A frozen LM that perceives through one adapter.
+
+    The frozen LM is not a submodule: parameters and state are those of the adapter alone, so this is what an
+    optimizer, a checkpoint or several processes have to look at.
+
+    Args:
+        lm: the frozen LM with injection; adapters of one LM share it.
+        adapter: trained for this LM.
+        tokenizer: the LM's; None where everything is ids already (recorded runs).
+    """
+
+    def __init__(self, lm: InjectedLM, adapter: Adapter, tokenizer: PreTrainedTokenizerBase | None):
+        super().__init__()
+        self.adapter = adapter
+        self._frozen = (lm, None if tokenizer is None else TaskText(adapter.config.task, tokenizer))
+
+    @property
+    def lm(self) -> InjectedLM:
+        """The frozen LM with injection."""
+        return self._frozen[0]
+
+    @property
+    def text(self) -> TaskText:
+        """The adapter's words: its template with the LM's tokenizer."""
+        text = self._frozen[1]
+        if text is None:
+            raise ValueError("This adapted LM was made without a tokenizer.")
+        return text
+
+    @property
+    def device(self) -> torch.device:
+        """Of the LM's input."""
+        return self.lm.device
+
+    @property
+    def pads_visible(self) -> bool:
+        """Whether the perceptual token sees padding (mask mode `reference`), which changes what it says."""
+        return self.adapter.config.injection.mask == "reference"
+
+    def forward(
+        self,
+        features: Sequence[Tensor] | None,
+        ids: Tensor,
+        mask: Tensor | None = None,
+        logits_to_keep: int = 0,
+    ) -> Tensor:
+        """Logits of `[perceptual token][soft prompt][text]`.
+
+        Args:
+            features: n encoder features (B, D_j), or None for text alone, without a perceptual token.
+            ids: (B, T) text.
+            mask: (B, T) 1 = text, 0 = padding; None = no padding.
+            logits_to_keep: only of the last rows; 0 = of all rows.
+        Returns:
+            (B, R, V); of all rows R = 1 + P + T.
+        """
+        # The LM has its precision and the adapter has float32 or better: autocast has nothing to choose.
+        with torch.autocast(ids.device.type, enabled=False):
+            tokens = None if features is None else self.adapter.tokens(features)
+            prompt = self.prompt_rows(len(ids))
+            injection = self.adapter.config.injection
+            return self.lm(ids, mask, prompt, tokens, injection, logits_to_keep=logits_to_keep).logits
+
+    def prompt_rows(self, batch: int) -> Tensor | None:
+        """(B, P, E) soft prompt, the same for every item; None for an adapter without one."""
+        prompt = self.adapter.prompt
+        return None if prompt is None else prompt().expand(batch, -1, -1)
+
+    def loss(
+        self, features: Sequence[Tensor] | None, ids: Tensor, mask: Tensor | None, labels: Tensor
+    ) -> Tensor:
+        """Cross-entropy of every labelled token given what precedes it.
+
+        Args:
+            features, ids, mask: as in `forward`.
+            labels: (B, T) the ids that are to be predicted, -100 elsewhere.
+        Returns:
+            (B, t) in float32 or better, 0 where the label is -100. t <= T - 1: the columns before the first
+            label of the batch are left out, and so are their logits. Sums and means over them are the
+            training's choice.
+        """
+        labelled = (labels != -100).any(0)
+        keep = len(labelled) - int(labelled.int().argmax()) + 1  # one row before the first label predicts it
+        return text_loss(self(features, ids, mask, logits_to_keep=keep), labels[:, -keep:])
+
+    def batches(self, inputs: Sequence[Sequence[int]], size: int | None = None) -> list[list[int]]:
+        """Which inputs may be decoded together without changing a text: positions in `inputs`.
+
+        Where padding is visible, only inputs of equal length.
+
+        Args:
+            inputs: ids of each.
+            size: largest batch; None = no limit.
+        """
+        groups: dict[int, list[int]] = {}
+        for i, ids in enumerate(inputs):
+            groups.setdefault(len(ids) if self.pads_visible else 0, []).append(i)
+        step = size or max(len(inputs), 1)
+        return [group[i : i + step] for group in groups.values() for i in range(0, len(group), step)]
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        features: Sequence[Tensor] | None,
+        inputs: Sequence[Sequence[int]],
+        generation: GenerationConfig | None = None,
+        use_cache: bool = True,
+        **options: Any,
+    ) -> Tensor:
+        """Continue a batch of inputs; see `batches` for which ones may share it.
+
+        Args:
+            features: n encoder features (B, D_j), or None for text alone.
+            inputs: B lists of text ids.
+            generation: beams, length and beam scoring; None = the adapter's defaults.
+            use_cache, options: as in `InjectedLM.decode`.
+        Returns:
+            (B, new) ids after the inputs; shorter texts are padded after their end.
+        """
+        ids, mask = (t.to(self.device) for t in pad_left(inputs, self.text.pad_id))
+        tokens = None if features is None else self.adapter.tokens([f.to(self.device) for f in features])
+        config = self.adapter.config
+        out = self.lm.decode(
+            ids,
+            mask,
+            self.prompt_rows(len(ids)),
+            tokens,
+            config.injection,
+            generation or config.generation,
+            use_cache,
+            **options,
+        )
+        return out[:, ids.shape[1] :]
+
+    def answers(
+        self, features: Sequence[Tensor] | None, inputs: Sequence[Sequence[int]], *args: Any, **options: Any
+    ) -> list[str]:
+        """The texts that `generate` gives."""
+        return [self.text.answer(row) for row in self.generate(features, inputs, *args, **options).tolist()]

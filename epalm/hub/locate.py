@@ -1,0 +1,77 @@
+"""Where a model's adapters lie: the shipped ones, a published checkpoint, a folder, a hub repository."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from epalm.adapter import CONFIG, WEIGHTS
+from epalm.config import AdapterConfig
+from epalm.errors import EPALMError, reason
+from epalm.hub.checkpoints import convert
+from epalm.hub.wheels import cache_root
+from epalm.hub.zoo import ZOO, fetch_checkpoint
+
+INSTALLED = Path(__file__).parents[1] / "assets" / "starter"  # where a wheel has the shipped adapters
+STARTER = INSTALLED if INSTALLED.is_dir() else Path(__file__).parents[2] / "assets" / "starter"
+
+
+def locate(name: str, revision: str | None, token: str | bool | None, say: Callable[[str], None]) -> Path:
+    """The local folder of a model's adapters: shipped, converted after a download, or from the hub."""
+    if name == "starter":
+        return STARTER
+    if name in ZOO:
+        folder = cache_root() / "adapters" / name
+        if not (folder / WEIGHTS).exists():
+            preset = ZOO[name]
+            say(f"Fetching the published checkpoint of {preset.title} ({preset.megabytes} MB) …")
+            shown = -1
+
+            def percent(done: int, total: int | None) -> None:
+                nonlocal shown
+                part = 10 * done // total if total else shown
+                if part > shown:
+                    shown = part
+                    say(f"  {10 * part} % of {total // 1_000_000 if total else '?'} MB")
+
+            convert(fetch_checkpoint(preset, cache_root() / "downloads", percent), folder, name)
+        return folder
+    if Path(name).is_dir():
+        return Path(name)
+    if Path(name).exists() or name.count("/") != 1:
+        raise EPALMError(
+            f"'{name}' is not a model: give 'starter', a published model (see `python -m epalm models`), "
+            "an adapter folder or a hub id such as 'user/adapter'."
+        )
+    try:
+        patterns = [CONFIG, WEIGHTS, f"*/{CONFIG}", f"*/{WEIGHTS}"]
+        return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=patterns))
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
+        raise EPALMError(
+            f"{name} is not a local folder, and the hub did not give it; "
+            f"check name and network ({reason(error)})."
+        ) from error
+
+
+def adapter_folders(folder: Path) -> dict[str, Path]:
+    """Name -> folder of every adapter in a model folder.
+
+    A folder holds one adapter, or several in sub-folders that its `config.json` lists as "adapters".
+    """
+    try:
+        listed = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("adapters")
+    except (OSError, ValueError, AttributeError):
+        listed = None  # read again, and reported, as a single adapter's config
+    if listed is None:
+        task = AdapterConfig.load(folder / CONFIG).task
+        return {f"{task.modality}-{task.name}": folder}
+    names = listed if isinstance(listed, list) else []
+    if not names or not all(isinstance(name, str) and name and "." not in name for name in names):
+        raise EPALMError(
+            f"{folder / CONFIG} must list its adapters as sub-folders without dots, but lists {listed!r}."
+        )
+    return {name: folder / name for name in names}

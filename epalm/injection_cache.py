@@ -1,0 +1,131 @@
+"""Exact caches for the pass of `injection.py`: what has been computed and no later token can change.
+
+In `causal` mode nothing changes, and every key and value is cached. In `reference` mode row 0 sees all text,
+so with every new token its output changes: harmless as long as it is overwritten (see `injection.py`), and
+the reason for everything here where it is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicLayer
+
+from epalm.config import InjectionConfig
+from epalm.injection import LayerKwargs, Masks, injection_schedule
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """The schedule, and the layers where the layout of the rows changes; N, the depth, means "in none"."""
+
+    schedule: tuple[int, ...]  # token index per layer, -1 = not replaced
+    first_replaced_layer: int  # where row 0 is put in front
+    leak_layer: int  # the first layer that reads what row 0 saw of the text
+
+    @classmethod
+    def of(cls, config: InjectionConfig, num_layers: int, num_tokens: int) -> CachePlan:
+        schedule = injection_schedule(config, num_layers, num_tokens)
+        first = next((i for i, j in enumerate(schedule) if j >= 0), num_layers)
+        leak = num_layers
+        if config.mask == "reference":
+            leak = next((i for i in range(first, num_layers) if schedule[i] < 0), num_layers)
+        return cls(tuple(schedule), first, leak)
+
+    @property
+    def last_replaced_layer(self) -> int:
+        """The replaced layer before the leak: in it, row 0 looks at every new token."""
+        return self.leak_layer - 1 if self.leak_layer < len(self.schedule) else len(self.schedule)
+
+    @property
+    def recomputes(self) -> bool:
+        """True if layers follow the leak: all their rows change with every new token."""
+        return self.leak_layer < len(self.schedule) - 1
+
+
+class InjectedCache(Cache):
+    """Keys and values of the rows that no later token changes (exact in both mask modes).
+
+    In `causal` mode, and below the leak in `reference` mode, rows never change: plain caching. Around the
+    leak, row 0 is computed afresh with every new token: the last replaced layer (whose output row 0 carries
+    the new view of the text) and the leaking layer itself replace the cached row 0. Where more layers follow,
+    every row after the leak changes, so the leaking layer keeps the rows that enter it, and the layers from
+    there on are recomputed.
+
+    Args:
+        prompt_len: P, rows that are neither perceptual token nor text.
+    """
+
+    def __init__(self, plan: CachePlan, prompt_len: int):
+        layers: list[Any] = []
+        for i in range(len(plan.schedule)):
+            refreshed = i == plan.last_replaced_layer or (i == plan.leak_layer and not plan.recomputes)
+            layers.append(_RefreshedRowLayer() if refreshed else DynamicLayer())
+        super().__init__(layers=layers)
+        self.plan = plan
+        self._rows_before_text = prompt_len + (plan.first_replaced_layer == 0)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Number of text tokens seen, which is what `generate` counts."""
+        rows = super().get_seq_length(layer_idx)
+        return max(rows - self._rows_before_text, 0)
+
+    def remember_rows(self, hidden: Tensor, layer_idx: int) -> Tensor:
+        """Append rows (B, R, H) that enter a recomputed layer; returns all of them so far."""
+        rows, _ = self.update(hidden[:, None], hidden[:, None, :, :0], layer_idx)
+        return rows[:, 0]
+
+
+class _RefreshedRowLayer(DynamicLayer):
+    """A cache layer whose row 0 is replaced by every update; the other rows are appended."""
+
+    keys: Tensor
+    values: Tensor
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any):
+        if self.get_seq_length():
+            self.keys[:, :, :1] = key_states[:, :, :1]
+            self.values[:, :, :1] = value_states[:, :, :1]
+            key_states, value_states = key_states[:, :, 1:], value_states[:, :, 1:]
+        return super().update(key_states, value_states, *args, **kwargs)
+
+
+def run_layers_cached(
+    layers: nn.ModuleList,
+    hidden: Tensor,
+    tokens: Tensor | None,
+    cache: InjectedCache,
+    masks: Masks,
+    layer_kwargs: LayerKwargs,
+) -> Tensor:
+    """`injection.run_layers` on the rows that are not in the cache, which is filled in place.
+
+    Args:
+        hidden: (B, P + T, H) embedded prompt and text; when the cache is not empty, (B, T_new, H) new text.
+        tokens: (B, n, H) perceptual tokens, or None for a text-only pass.
+    Returns:
+        (B, R, H) output of the last layer. R depends on what had to be computed; the last rows are those of
+        the new text.
+    """
+    plan = cache.plan
+    text_rows = hidden.shape[1]  # rows of prompt and text that are computed
+    # Once row 0 is cached, it is not computed again before the layer where it looks at every new token.
+    token_from = 0 if cache.get_seq_length() == 0 else plan.last_replaced_layer
+    has_token = False
+    for i, layer in enumerate(layers):
+        if tokens is not None and plan.schedule[i] >= 0 and i >= token_from:
+            rest = hidden[:, 1:] if has_token else hidden
+            token = tokens[:, plan.schedule[i], None].to(hidden)
+            hidden, has_token = torch.cat([token, rest], dim=1), True
+        if plan.recomputes and i == plan.leak_layer:
+            rows = cache.remember_rows(hidden[:, 1:], i)
+            hidden, text_rows = torch.cat([hidden[:, :1], rows], dim=1), rows.shape[1]
+        mask = masks(text_rows, column=tokens is not None and i >= plan.first_replaced_layer, row=has_token)
+        stored = cache if i < plan.leak_layer or not plan.recomputes else None
+        hidden = layer(
+            hidden, attention_mask=mask, past_key_values=stored, **layer_kwargs(text_rows, has_token)
+        )
+    return hidden
