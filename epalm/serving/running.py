@@ -1,0 +1,249 @@
+"""Texts that grow together: one step of the frozen LM adds one token to each of them.
+
+In `causal` mask mode no row of a batch depends on another one, and once the perceptual token and the prompt
+are in the cache, every adapter of an LM continues its text in the same way. So texts of different tasks,
+adapters and lengths share the steps, a new one joins before any step, and a finished one leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from epalm.adapted import AdaptedLM
+from epalm.config import GenerationConfig
+from epalm.decoding import InjectedLM
+
+ROOM = 32  # columns that a cache has in reserve when it is made
+
+
+@dataclass
+class Text:
+    """One text in the making."""
+
+    owner: Any  # whoever asked for it
+    length: int  # T, text ids so far, the input included
+    prompt_len: int  # P, rows of the soft prompt
+    left: int  # tokens that may still come
+    stops: set[int]  # ids that end it
+    new: list[int] = field(default_factory=list)  # generated ids
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended or is as long as it may be."""
+        return self.left <= 0 or (bool(self.new) and self.new[-1] in self.stops)
+
+
+def can_run(adapted: AdaptedLM, generation: GenerationConfig) -> bool:
+    """Whether an adapter's texts can share steps with others: greedy search without further rules, in
+    `causal` mode."""
+    rules = set(adapted.lm.generation_config.to_diff_dict())
+    harmless = {"bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "do_sample",
+                "temperature", "top_k", "top_p", "use_cache", "transformers_version", "_from_model_config",
+                "max_length", "max_new_tokens", "output_attentions", "output_hidden_states"}  # fmt: skip
+    limited = generation.max_new_tokens is not None or generation.max_length is not None
+    return generation.num_beams == 1 and limited and not adapted.pads_visible and rules <= harmless
+
+
+def token_limit(generation: GenerationConfig, input_len: int) -> int:
+    """How many tokens may be generated after an input, as in `InjectedLM.decode`."""
+    if generation.max_length is not None:
+        return max(generation.max_length - input_len, 1)
+    assert generation.max_new_tokens is not None
+    return generation.max_new_tokens
+
+
+class RunningBatch:
+    """Greedy decoding of a changing set of texts.
+
+    Args:
+        lm: the frozen LM that all adapters share.
+    """
+
+    def __init__(self, lm: InjectedLM):
+        self.lm = lm
+        self.texts: list[Text] = []
+        self.end = _end_ids(lm)
+        self._cache = _SharedCache(lm.num_layers)
+        self._last: list[int] = []  # newest token of every text, not yet in the cache
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @torch.inference_mode()
+    def join(
+        self,
+        adapted: AdaptedLM,
+        features: Sequence[Tensor],
+        inputs: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        owners: Sequence[Any],
+    ) -> None:
+        """Take in new texts of one adapter and find their first tokens.
+
+        Args:
+            features: n encoder features (B, D_j).
+            inputs: B lists of text ids of one length, so that there is no padding between prompt and text.
+            limits: most new tokens of each.
+        """
+        ids = torch.tensor(inputs, device=self.lm.device)
+        tokens = adapted.adapter.tokens([f.to(self.lm.device) for f in features])
+        prompt = adapted.prompt_rows(len(ids))
+        prompt_len = 0 if prompt is None else prompt.shape[1]
+        injection = adapted.adapter.config.injection
+        cache = self.lm.new_cache(injection, tokens.shape[1], prompt_len)
+        logits = self.lm(ids, None, prompt, tokens, injection, cache, logits_to_keep=1).logits
+        self._cache.add([(layer.keys, layer.values) for layer in cache.layers])
+        stops = self.end | adapted.text.stops  # what follows a stop is not part of the answer
+        for owner, limit in zip(owners, limits, strict=True):
+            self.texts.append(Text(owner, ids.shape[1], prompt_len, limit, stops))
+        self._last += [0] * len(owners)
+        self._take(logits[:, -1].argmax(-1).tolist(), len(self.texts) - len(owners))
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Add a token to every text."""
+        family, base, device = self.lm.family, self.lm.base, self.lm.device
+        ids = torch.tensor(self._last, device=device)[:, None]
+        at = torch.tensor([text.length - 1 for text in self.texts], device=device)[:, None]
+        before = torch.tensor([1 + text.prompt_len for text in self.texts], device=device)[:, None]
+        hidden = family.embed(base, None, ids, at)  # (B, 1, H)
+        further = family.layer_kwargs(base, hidden, at + before)
+        masks = self._cache.masks(hidden.dtype)
+        for layer, mask in zip(family.layers(base), masks, strict=True):
+            hidden = layer(hidden, attention_mask=mask, past_key_values=self._cache, **further)
+        self._take(family.head(base, hidden)[:, -1].argmax(-1).tolist(), 0)
+
+    def _take(self, tokens: Sequence[int], first: int) -> None:
+        for i, token in enumerate(tokens, first):
+            text = self.texts[i]
+            text.new.append(token)
+            text.length += 1
+            text.left -= 1
+            self._last[i] = token
+
+    @torch.inference_mode()
+    def keep(self, places: Sequence[int]) -> None:
+        """Let go of all texts but those at `places`."""
+        self.texts = [self.texts[i] for i in places]
+        self._last = [self._last[i] for i in places]
+        self._cache.keep(places)
+
+
+class _SharedCache(Cache):
+    """Keys and values of texts of different lengths, each at the right edge of its rows (B, heads, W, d).
+
+    Layers differ in width: before the first replaced layer there is no perceptual token.
+    """
+
+    def __init__(self, num_layers: int):
+        super().__init__(layers=[_RoomyLayer() for _ in range(num_layers)])
+        self.lengths: list[list[int]] = [[] for _ in range(num_layers)]  # of each layer, rows of each text
+        self._masks: dict[tuple[int, ...], Tensor | None] = {}  # by the lengths of a layer
+        self._keys: list[tuple[int, ...]] = []  # of each layer, its lengths when the masks were made
+        self._steps = 0  # since the masks were made
+
+    def add(self, layers: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Append texts: keys and values (b, heads, n, d) of every layer."""
+        for i, (keys, values) in enumerate(layers):
+            self.layers[i].append_rows(keys, values)
+            self.lengths[i] += [keys.shape[2]] * keys.shape[0]
+        self._keys = []
+
+    def keep(self, places: Sequence[int]) -> None:
+        for i, layer in enumerate(self.layers):
+            self.lengths[i] = [self.lengths[i][place] for place in places]
+            layer.keep(places, max(self.lengths[i], default=0))
+        self._keys = []
+
+    def masks(self, dtype: torch.dtype) -> list[Tensor | None]:
+        """What one new row of each text sees in every layer, (B, 1, 1, W + 1); None = everything.
+
+        Called once before every step, which then adds that row.
+        """
+        if not self._keys or self._steps == ROOM:
+            self._keys, self._masks, self._steps = [tuple(n) for n in self.lengths], {}, 0
+            for lengths, layer in zip(self._keys, self.layers, strict=True):
+                if lengths not in self._masks:
+                    self._masks[lengths] = _visible(lengths, layer.keys, dtype)
+        self._steps += 1
+        widths = {key: max(key) + self._steps for key in self._masks}
+        shown = {key: None if m is None else m[..., : widths[key]] for key, m in self._masks.items()}
+        self.lengths = [[n + 1 for n in lengths] for lengths in self.lengths]
+        return [shown[key] for key in self._keys]
+
+
+def _visible(lengths: Sequence[int], like: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Additive mask (B, 1, 1, W + ROOM) that hides what is left of each text; None if nothing is."""
+    width = max(lengths)
+    if min(lengths) == width:
+        return None
+    column = torch.arange(width + ROOM, device=like.device)
+    hidden = column < (width - torch.tensor(lengths, device=like.device))[:, None]
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=like.device)
+    return mask.masked_fill(hidden, torch.finfo(dtype).min)[:, None, None]
+
+
+class _RoomyLayer(DynamicLayer):
+    """A cache layer with columns in reserve: a new token is written in place, and nothing else is copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 0
+        self.room = (torch.empty(0), torch.empty(0))
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any):
+        end = self.width + key_states.shape[2]
+        if end > self.room[0].shape[2]:
+            self._place(self.keys, self.values, self.width)
+        for room, new in zip(self.room, (key_states, value_states), strict=True):
+            room[:, :, self.width : end] = new
+        self._show(end)
+        return self.keys, self.values
+
+    def append_rows(self, keys: Tensor, values: Tensor) -> None:
+        """More texts (b, heads, n, d), which end in the same column as those that are there."""
+        if self.width == 0:
+            self._place(keys, values, keys.shape[2])
+            return
+        width = max(self.width, keys.shape[2])
+        old = [_widened(part, width) for part in (self.keys, self.values)]
+        new = [_widened(part, width) for part in (keys, values)]
+        joined = [torch.cat(pair) for pair in zip(old, new, strict=True)]
+        self._place(joined[0], joined[1], width)
+
+    def keep(self, places: Sequence[int], width: int) -> None:
+        """The texts at `places`, which need no more than `width` columns."""
+        if not places:
+            self.width = 0
+            return
+        chosen = torch.tensor(places, device=self.keys.device)
+        parts = [part[chosen, :, self.width - width :] for part in (self.keys, self.values)]
+        self._place(parts[0], parts[1], width)
+
+    def _place(self, keys: Tensor, values: Tensor, width: int) -> None:
+        batch, heads, _, size = keys.shape
+        self.room = tuple(part.new_zeros(batch, heads, width + ROOM, size) for part in (keys, values))
+        for room, part in zip(self.room, (keys, values), strict=True):
+            room[:, :, :width] = part
+        self._show(width)
+
+    def _show(self, width: int) -> None:
+        self.width = width
+        self.keys, self.values = (room[:, :, :width] for room in self.room)
+        self.is_initialized = True
+
+
+def _widened(part: Tensor, width: int) -> Tensor:
+    """(b, heads, n, d) -> (b, heads, width, d) with zeros on the left."""
+    return torch.nn.functional.pad(part, (0, 0, width - part.shape[2], 0))
+
+
+def _end_ids(lm: InjectedLM) -> set[int]:
+    end = lm.generation_config.eos_token_id
+    return set() if end is None else set(end if isinstance(end, list) else [end])

@@ -1,0 +1,340 @@
+"""One queue in front of one model: requests of all tasks, adapters and modalities are computed together.
+
+    scheduler = Scheduler(model)
+    ticket = scheduler.submit(Request("photo.jpg"), on_text=print)
+    ticket.result()
+
+Files are opened and preprocessed in a few threads; one thread computes. Before every token it takes in what
+is ready, so a late request joins the texts that are being made, and a lone one never waits for company.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from epalm.adapted import AdaptedLM
+from epalm.adapter import Adapter
+from epalm.config import GenerationConfig
+from epalm.decoding import with_overrides
+from epalm.errors import EPALMError
+from epalm.serving.running import RunningBatch, Text, can_run, token_limit
+
+if TYPE_CHECKING:
+    from epalm.model import EPALM, Request
+
+OnText = Callable[[str], None]
+
+
+class Busy(EPALMError):
+    """The queue is full."""
+
+
+@dataclass
+class _Work:
+    """A request on its way."""
+
+    request: Request
+    beams: int | None
+    max_new_tokens: int | None
+    on_text: OnText | None
+    options: dict[str, Any]
+    adapter: str = ""
+    ids: list[int] = field(default_factory=list)
+    media: Tensor | None = None
+    generation: GenerationConfig | None = None
+    shown: str = ""  # the text that `on_text` was told last
+
+
+class Ticket(Future[str]):
+    """The answer to come: a future of the text, with its place in the queue.
+
+    `result()` raises what went wrong with the request, or `CancelledError`.
+    """
+
+    def __init__(self, scheduler: Scheduler, work: _Work):
+        super().__init__()
+        self._scheduler = scheduler
+        self._work = work
+        self.dropped = False
+
+    def cancel(self) -> bool:
+        """Drop the request, even if it is being computed; False if it is done already.
+
+        One that is being computed leaves the batch before the next token.
+        """
+        if self.done():
+            return False
+        self.dropped = True
+        if super().cancel():
+            self._scheduler._forget(self)
+        return True
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled, before it was computed or meanwhile."""
+        return super().cancelled() or (self.dropped and self.done())
+
+    @property
+    def position(self) -> int:
+        """Place in the queue: 1 is the next; 0 when it is being computed or done."""
+        return self._scheduler._position(self)
+
+
+class Scheduler:
+    """Answers many requests with one model.
+
+    Args:
+        rows: most texts that are made at the same time.
+        waiting: most requests that wait; the next one is refused.
+        readers: threads that open and preprocess files.
+    """
+
+    def __init__(self, model: EPALM, *, rows: int = 32, waiting: int = 256, readers: int = 2):
+        self.model = model
+        self.rows, self.waiting = rows, waiting
+        self._changed = threading.Condition()
+        self._queue: list[Ticket] = []  # everything not yet begun, in order; ready ones have media
+        self._closed = False
+        self._batch = RunningBatch(model.lm)
+        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="epalm-reader")
+        self._thread = threading.Thread(target=self._work, name="epalm-scheduler", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self,
+        request: Request,
+        *,
+        beams: int | None = None,
+        max_new_tokens: int | None = None,
+        on_text: OnText | None = None,
+        **options: Any,
+    ) -> Ticket:
+        """Queue a request.
+
+        Args:
+            beams, max_new_tokens: instead of the adapter's defaults.
+            on_text: told the text so far whenever it grows, from the scheduler's thread, so it must be quick;
+                with several beams once, when the best one is known.
+            options: passed to `transformers`' `generate`; such a request is computed alone.
+        Raises:
+            Busy: too many requests are waiting.
+        """
+        ticket = Ticket(self, _Work(request, beams, max_new_tokens, on_text, options))
+        with self._changed:
+            if self._closed:
+                raise EPALMError("The scheduler is closed.")
+            if len(self._queue) >= self.waiting:
+                raise Busy(f"{len(self._queue)} requests are waiting already; please try again in a moment.")
+            self._queue.append(ticket)
+        self._readers.submit(self._read, ticket)
+        return ticket
+
+    def stream(self, request: Request, **options: Any) -> Iterator[str]:
+        """The text so far, growing; options as in `submit`. Closing the iterator cancels the request."""
+        grown = threading.Condition()
+        texts: list[str] = []
+
+        def add(text: str) -> None:
+            with grown:
+                texts.append(text)
+                grown.notify()
+
+        def wake(_: Any) -> None:
+            with grown:
+                grown.notify()
+
+        ticket = self.submit(request, on_text=add, **options)
+        ticket.add_done_callback(wake)
+        try:
+            while True:
+                with grown:
+                    grown.wait_for(lambda: texts or ticket.done())
+                    latest = texts[-1] if texts else None
+                    texts.clear()
+                if latest is None:
+                    break
+                yield latest
+            ticket.result()
+        finally:
+            ticket.cancel()
+
+    def close(self, wait: bool = True) -> None:
+        """Refuse new requests; those that were accepted are finished if `wait`, else cancelled."""
+        with self._changed:
+            self._closed = True
+            left = [] if wait else [*self._queue, *(text.owner for text in self._batch.texts)]
+            self._changed.notify()
+        for ticket in left:
+            ticket.cancel()
+        self._thread.join()
+        self._readers.shutdown()
+
+    def __enter__(self) -> Scheduler:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    # ---------------------------------------------------------------- the queue
+
+    def _position(self, ticket: Ticket) -> int:
+        with self._changed:
+            return self._queue.index(ticket) + 1 if ticket in self._queue else 0
+
+    def _forget(self, ticket: Ticket) -> None:
+        with self._changed:
+            if ticket in self._queue:
+                self._queue.remove(ticket)
+            self._changed.notify()
+
+    def _read(self, ticket: Ticket) -> None:
+        """Open and preprocess a request's file; runs in a reader's thread."""
+        work = ticket._work
+        if ticket.done():
+            return
+        try:
+            name, ids, media = self.model._prepare(work.request)
+            config = cast(Adapter, self.model.adapters[name]).config
+            generation = with_overrides(config.generation, work.beams, work.max_new_tokens)
+        except BaseException as error:
+            self._forget(ticket)
+            _fail([ticket], error)
+            return
+        with self._changed:
+            work.adapter, work.ids, work.generation, work.media = name, ids, generation, media
+            self._changed.notify()
+
+    def _ready(self) -> list[Ticket]:
+        """Tickets whose files are read, as many as there is room for; they leave the queue."""
+        room = self.rows - len(self._batch)
+        ready = [ticket for ticket in self._queue if ticket._work.media is not None][: max(room, 0)]
+        taken = {id(ticket) for ticket in ready}
+        self._queue = [ticket for ticket in self._queue if id(ticket) not in taken]
+        return [ticket for ticket in ready if ticket.set_running_or_notify_cancel()]
+
+    # ---------------------------------------------------------------- the thread that computes
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: len(self._batch) or any(t._work.media is not None for t in self._queue)
+                    or (self._closed and not self._queue)
+                )  # fmt: skip
+                if self._closed and not self._queue and not len(self._batch):
+                    return
+                new = self._ready()
+            self._start(new)
+            self._step()
+
+    def _start(self, tickets: Sequence[Ticket]) -> None:
+        """Begin what is ready: greedy texts join the batch, the others are made at once, by kind."""
+        groups: dict[tuple, list[Ticket]] = {}
+        for ticket in tickets:
+            work = ticket._work
+            assert work.generation is not None
+            adapted = self.model.adapted[work.adapter]
+            joins = not work.options and can_run(adapted, work.generation)
+            same = len(work.ids) if joins or adapted.pads_visible else 0
+            alone = id(ticket) if work.options else 0
+            groups.setdefault((work.adapter, joins, joins or work.generation, same, alone), []).append(ticket)
+        for (name, joins, *_), members in groups.items():
+            self._begin(self.model.adapted[name], name, joins, members)
+
+    def _begin(self, adapted: AdaptedLM, name: str, joins: bool, tickets: list[Ticket]) -> None:
+        works = [ticket._work for ticket in tickets]
+        before = len(self._batch)
+        try:
+            media = torch.stack([cast(Tensor, work.media) for work in works])
+            features = self.model.features(name, media)
+            ids = [work.ids for work in works]
+            if joins:
+                limits = [token_limit(cast(GenerationConfig, w.generation), len(w.ids)) for w in works]
+                self._batch.join(adapted, features, ids, limits, tickets)
+                return
+            stop = StoppingCriteriaList([_AllDropped(tickets)])
+            options = {"stopping_criteria": stop} | works[0].options
+            texts = adapted.answers(features, ids, works[0].generation, **options)
+        except BaseException as error:
+            if len(tickets) > 1 and len(self._batch) == before:  # find out which one it is
+                for ticket in tickets:
+                    self._begin(adapted, name, joins, [ticket])
+            else:
+                _fail(tickets, error)
+            return
+        for ticket, text in zip(tickets, texts, strict=True):
+            _tell(ticket, text)
+            _finish(ticket, text)
+
+    def _step(self) -> None:
+        """Hand out the newest tokens, let finished and cancelled texts go, and add a token to the others."""
+        batch = self._batch
+        try:
+            stay = [place for place, text in enumerate(batch.texts) if not self._hand_out(text)]
+            if len(stay) < len(batch):
+                batch.keep(stay)
+            if len(batch):
+                batch.step()
+        except BaseException as error:  # out of memory, for example: those are lost, the next are not
+            _fail([text.owner for text in batch.texts], error)
+            self._batch = RunningBatch(self.model.lm)
+
+    def _hand_out(self, text: Text) -> bool:
+        """Tell the owner of a text about it; True if it needs no more tokens."""
+        ticket: Ticket = text.owner
+        if ticket.dropped:
+            _fail([ticket], CancelledError())
+            return True
+        if text.finished or ticket._work.on_text is not None:
+            answer = self.model.adapted[ticket._work.adapter].text.answer(text.new)
+            if text.finished or not answer.endswith("\ufffd"):  # half of a character so far
+                _tell(ticket, answer)
+            if text.finished:
+                _finish(ticket, answer)
+        return text.finished
+
+
+class _AllDropped(StoppingCriteria):
+    """Ends a generation when nobody waits for it any more."""
+
+    def __init__(self, tickets: Sequence[Ticket]):
+        self.tickets = tickets
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        dropped = all(ticket.dropped for ticket in self.tickets)
+        return torch.full((input_ids.shape[0],), dropped, device=input_ids.device)
+
+
+def _tell(ticket: Ticket, text: str) -> None:
+    """Pass on a text that has grown; an error of the listener ends its own request only."""
+    work = ticket._work
+    if work.on_text is None or text == work.shown:
+        return
+    work.shown = text
+    try:
+        work.on_text(text)
+    except Exception as error:
+        ticket.dropped = True
+        _fail([ticket], error)
+
+
+def _finish(ticket: Ticket, text: str) -> None:
+    if ticket.dropped:
+        _fail([ticket], CancelledError())
+    else:
+        with suppress(InvalidStateError):  # cancelled at this moment
+            ticket.set_result(text)
+
+
+def _fail(tickets: Sequence[Ticket], error: BaseException) -> None:
+    for ticket in tickets:
+        with suppress(InvalidStateError):  # failed or cancelled before
+            ticket.set_exception(error)
