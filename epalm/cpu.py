@@ -1,0 +1,104 @@
+"""The frozen LM's matrix products on a CPU: weights in the layout that is fastest, or in 8 bits.
+
+Decoding reads every weight once per token, for as many rows as there are texts and beams. For two to a few
+dozen rows the library's product with row-major weights reaches a fraction of the memory's speed; oneDNN's
+blocked layout and int8 weights come close to it (benchmarks/README.md has the numbers). Gradients still flow
+through the plain weights, which stay where they are: mapped from the file, or shared with the embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+Product = Callable[[Tensor], Tensor]
+ROWS = 64  # for which oneDNN lays the weights out; best or close to it for 1 to 200 rows
+
+
+class FrozenLinear(nn.Linear):
+    """A linear layer with its weights in a second form, which passes without gradients use.
+
+    Args:
+        layer: whose parameters it takes over.
+    """
+
+    product: Product | None = None
+
+    def __init__(self, layer: nn.Linear):
+        bias = layer.bias is not None
+        super().__init__(layer.in_features, layer.out_features, bias, device="meta")
+        self.weight = layer.weight
+        self.bias = layer.bias
+        self.train(layer.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.product is None or (torch.is_grad_enabled() and input.requires_grad):
+            return super().forward(input)
+        return self.product(input)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> FrozenLinear:
+        self.product = None  # was made for the device and the dtype that the weights had
+        return super()._apply(fn, recurse)
+
+
+def pack(model: nn.Module) -> None:
+    """Lay out the weights of all linear layers for products with several rows; does nothing the second time.
+
+    Exact up to the order in which products are summed. Layers in float32, and in bfloat16 where the CPU
+    computes in it, are packed; others, and those on another device, stay as they are.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return
+    dtypes = {torch.float32}
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        dtypes.add(torch.bfloat16)
+    for layer in _frozen_layers(model):
+        if layer.product is None and layer.weight.dtype in dtypes:
+            layer.product = _packed(layer)
+
+
+def quantise(model: nn.Module) -> None:
+    """Round the weights of all linear layers to int8, each output with its own scale.
+
+    Inputs are rounded to 8 bits on the fly, with one scale for all rows of a batch, so what else is in the
+    batch can change a text. benchmarks/README.md has the share of captions that change.
+    """
+    for layer in _frozen_layers(model):
+        layer.product = _int8(layer)
+
+
+def _frozen_layers(model: nn.Module) -> list[FrozenLinear]:
+    """All linear layers that are on a CPU, made able to hold their weights in a second form."""
+    found = []
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.Linear and module.weight.is_cpu:
+            parent, _, child = name.rpartition(".")
+            module = FrozenLinear(module)
+            setattr(model.get_submodule(parent), child, module)
+        if isinstance(module, FrozenLinear) and module.weight.is_cpu:
+            found.append(module)
+    return found
+
+
+@torch.no_grad()
+def _packed(layer: nn.Linear) -> Product:
+    weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS)
+    bias = None if layer.bias is None else layer.bias.detach()
+    product = torch.ops.mkldnn._linear_pointwise.default
+    return lambda rows: product(rows, weight, bias, "none", [], "")
+
+
+@torch.no_grad()
+def _int8(layer: nn.Linear) -> Product:
+    weight = layer.weight.detach().float()
+    scales = weight.abs().amax(1).clamp(min=1e-12).double() / 127
+    zeros = torch.zeros(len(scales), dtype=torch.long)
+    rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+    bias = None if layer.bias is None else layer.bias.detach().float()
+    packed = torch.ops.quantized.linear_prepack(rounded, bias)
+    product = torch.ops.quantized.linear_dynamic.default
+    # Without VNNI, products of 8-bit numbers are added in 16 bits; one bit less keeps them from overflow.
+    spares_a_bit = not torch.cpu._is_vnni_supported()
+    return lambda rows: product(rows, packed, spares_a_bit)
