@@ -61,9 +61,11 @@ def find_files(paths: Sequence[str], results: Path | None = None) -> tuple[list[
 
 
 def is_input(path: str, results: Path | None) -> bool:
-    """Whether a path is a regular file, and another one than that of the results."""
+    """Whether a path is a regular file, and not one of results."""
     if not os.path.isfile(path):  # opening a named pipe would wait for ever
         return False
+    if results is not None and results.is_dir():
+        return not os.path.samefile(os.path.dirname(path) or ".", results)
     if results is None or os.path.basename(path) != results.name:
         return True
     return not (results.exists() and os.path.samefile(path, results))

@@ -12,7 +12,8 @@ import torch
 
 from epalm.adapter import Adapter
 from epalm.cli.batch import Progress, Run, find_files
-from epalm.cli.results import Results, json_line
+from epalm.cli.parts import Share, open_results
+from epalm.cli.results import json_line
 from epalm.cli.terminal import OK, REFUSED, say
 from epalm.errors import EPALMError
 from epalm.hub.licences import licences_of_configs
@@ -36,11 +37,15 @@ def run_ask(args: argparse.Namespace) -> int:
 def describe(args: argparse.Namespace, question: str | None) -> int:
     """Caption files, or answer a question about them, as they come; a bad one does not stop the rest."""
     task = "caption" if question is None else "qa"
-    chosen = ("model", "lm", "encoder", "beams", "max_new_tokens")
+    chosen = ("model", "lm", "encoder", "dtype", "beams", "max_new_tokens")
     settings = {"task": task, "question": question} | {name: getattr(args, name) for name in chosen}
+    share = Share.of_environment()
+    if share.launched and args.out is None:
+        raise EPALMError("Several processes share the files; give a folder for their texts with --out.")
     files, problems = find_files(args.files, args.out)
     alone = len(files) == 1 and args.files == [files[0].path]  # then its text needs no name in front
-    for problem in problems:
+    files = share.of(files)
+    for problem in problems if share.rank == 0 else []:
         say(f"epalm: {problem}")
 
     def show(row: dict[str, Any]) -> None:
@@ -51,7 +56,7 @@ def describe(args: argparse.Namespace, question: str | None) -> int:
             line = f"{row['file']}: {line}"
         print(line, flush=True)
 
-    with Results(args.out, settings) if args.out else nullcontext() as results:
+    with open_results(args.out, settings, share) if args.out else nullcontext() as results:
         todo, kept = files, 0
         if results:
             todo = [file for file in files if not results.has(file.path)]
@@ -63,7 +68,7 @@ def describe(args: argparse.Namespace, question: str | None) -> int:
             run = Run(question, results, progress, show, say=lambda problem: say(f"epalm: {problem}"))
             media = run.media(todo)
             if first := next(media, None):  # the model is loaded when there is something for it
-                model = load_model(args)
+                model = load_model(args, share.device())
                 for adapted in model.adapted.values():
                     if adapted.text.task.name == task:
                         adapted.text.input(question)  # refuses a bad question once, not once per file
@@ -74,18 +79,18 @@ def describe(args: argparse.Namespace, question: str | None) -> int:
     for why, count in run.passed_over.items():
         say(f"Passed over {count} {'file' if count == 1 else 'files'} in folders: {why}")
     refused = bool(problems or run.refused)
-    if not (run.described or kept or refused):
+    if not (run.described or kept or refused or share.launched):
         raise EPALMError(f"There is nothing to describe in {', '.join(args.files)}.")
     return REFUSED if refused else OK
 
 
-def load_model(args: argparse.Namespace) -> EPALM:
+def load_model(args: argparse.Namespace, device: str | None = None) -> EPALM:
     """The model that the options name; says on stderr what takes time and which licences apply."""
     dtype = getattr(torch, args.dtype) if args.dtype else None
     if args.model in ZOO:  # before gigabytes are fetched
         say(licence_notice(ZOO[args.model]))
     model = EPALM.from_pretrained(
-        args.model, device=args.device, dtype=dtype, lm=args.lm, encoder=args.encoder, progress=say
+        args.model, device=args.device or device, dtype=dtype, lm=args.lm, encoder=args.encoder, progress=say
     )
     if args.model not in ZOO:
         say(licences_of(model, args))

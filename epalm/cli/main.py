@@ -123,7 +123,8 @@ def make_parser() -> argparse.ArgumentParser:
             metavar="FILE.jsonl",
             help="also append a JSON object per file, with the errors; a rerun goes on where the last one "
             "ended: it tries errors again, and files that changed, and any others if the model, the "
-            "question, --beams or --max-new-tokens differ",
+            "question, --beams or --max-new-tokens differ; a folder for several processes, started by "
+            "accelerate launch -m epalm, which share the files",
         )
         added.add_argument(
             "--batch",
@@ -148,6 +149,15 @@ def make_parser() -> argparse.ArgumentParser:
     explainer.add_argument(
         "--out", type=Path, metavar="PAGE.html", help="where to write (the file's name with .html, here)"
     )
+
+    merger = command(
+        "merge",
+        "parts:run_merge",
+        "Put the parts that several processes wrote together in one file.",
+        "merge captions captions.jsonl",
+    )
+    merger.add_argument("folder", type=Path, metavar="DIR", help="that --out named")
+    merger.add_argument("out", type=Path, metavar="FILE.jsonl", help="file to write")
 
     models = command(
         "models", "models:run_models", "List the models that can be named.", "models\nmodels --json"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -27,11 +28,12 @@ class Results:
 
     Args:
         settings: what the texts depend on (model, question, …); every row has those that are not None.
+        others: files of other processes, whose rows count as well; they are only read.
     Raises:
         EPALMError: it cannot be written, or holds something else than such rows.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]):
+    def __init__(self, path: Path, settings: dict[str, Any], others: Sequence[Path] = ()):
         self.path = path
         self.settings = settings
         self.rows: dict[str, dict[str, Any]] = {}  # last row of each file under these settings
@@ -41,6 +43,11 @@ class Results:
             self.file = path.open("ab")
         except OSError as error:
             raise self._unwritable(error) from error
+        for other in others:
+            for row in rows_of(other):
+                known = self.rows.get(os.path.normpath(row["file"]))
+                if known is None or is_better(row, known):
+                    self._remember(row)
 
     def _read(self, file: BinaryIO) -> None:
         """Take in the rows that are there. A last line that was cut off by a kill is dropped."""
@@ -104,6 +111,22 @@ def parsed(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return row if isinstance(row, dict) and isinstance(row.get("file"), str) else None
+
+
+def rows_of(part: Path) -> Iterator[dict[str, Any]]:
+    """The complete rows of a part, which another process may be writing to."""
+    try:
+        with part.open("rb") as file:
+            for line in file:
+                if (row := parsed(line)) is not None:
+                    yield row
+    except OSError as error:
+        raise EPALMError(f"{part} cannot be read ({error.strerror or error}).") from error
+
+
+def is_better(row: dict[str, Any], known: dict[str, Any]) -> bool:
+    """Whether a row counts, and not one of another part: a text rather than an error, or a newer file."""
+    return ("text" in row, row.get("modified", 0)) > ("text" in known, known.get("modified", 0))
 
 
 def json_line(row: dict[str, Any]) -> str:
