@@ -40,7 +40,7 @@ def decoding(table: Table, name: str, model: Injected, device: str) -> None:
     for batch, beams in ((1, 1), (1, BEAMS), (64, 1), (64, BEAMS)):
         case = f"{name}, batch {batch}, {beams} beam{'s' * (beams > 1)}"
         short, long = NEW // 3, NEW
-        seconds = {new: [] for new in (short, long)}
+        seconds: dict[int, list[float]] = {short: [], long: []}
         for i in range(6):
             for new in seconds:
                 took = timed(partial(model.decode, batch, beams, new))
@@ -106,7 +106,7 @@ def epoch(table: Table, name: str, model: Injected, device: str, items: int, ste
         scaler.update()
         return loss
 
-    seconds = [timed(lambda i=i: step(i)) for i in range(steps + 3)][3:]
+    seconds = [timed(partial(step, i)) for i in range(steps + 3)][3:]
     minutes = statistics.median(seconds) * items / batch / 60
     note = f"{items} items: {minutes:.1f} min per epoch"
     table.add(Row(f"{name}, training, batch {batch}", "step from cached features", seconds, note=note))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
@@ -47,7 +48,7 @@ OPT = {
     "opt-2.7b": Size(32, 2560, 32, 19, 31),
     "opt-6.7b": Size(32, 4096, 32, 19, 31),
 }
-SMOLLM2 = {
+SMOLLM2: dict[str, Any] = {
     "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
     "num_attention_heads": 9, "num_key_value_heads": 3, "rope_theta": 100000.0, "tie_word_embeddings": True,
 }  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -98,7 +98,7 @@ class RunningBatch:
         injection = adapted.adapter.config.injection
         cache = self.lm.new_cache(injection, tokens.shape[1], prompt_len)
         logits = self.lm(ids, None, prompt, tokens, injection, cache, logits_to_keep=1).logits
-        self._cache.add([(layer.keys, layer.values) for layer in cache.layers])
+        self._cache.add([(layer.keys, layer.values) for layer in cast(list[Any], cache.layers)])
         stops = self.end | adapted.text.stops  # what follows a stop is not part of the answer
         for owner, limit in zip(owners, limits, strict=True):
             self.texts.append(Text(owner, ids.shape[1], prompt_len, limit, stops))
@@ -142,7 +142,8 @@ class _SharedCache(Cache):
     """
 
     def __init__(self, num_layers: int):
-        super().__init__(layers=[_RoomyLayer() for _ in range(num_layers)])
+        self.roomy = [_RoomyLayer() for _ in range(num_layers)]
+        super().__init__(layers=list(self.roomy))
         self.lengths: list[list[int]] = [[] for _ in range(num_layers)]  # of each layer, rows of each text
         self._masks: dict[tuple[int, ...], Tensor | None] = {}  # by the lengths of a layer
         self._keys: list[tuple[int, ...]] = []  # of each layer, its lengths when the masks were made
@@ -151,12 +152,12 @@ class _SharedCache(Cache):
     def add(self, layers: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Append texts: keys and values (b, heads, n, d) of every layer."""
         for i, (keys, values) in enumerate(layers):
-            self.layers[i].append_rows(keys, values)
+            self.roomy[i].append_rows(keys, values)
             self.lengths[i] += [keys.shape[2]] * keys.shape[0]
         self._keys = []
 
     def keep(self, places: Sequence[int]) -> None:
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.roomy):
             self.lengths[i] = [self.lengths[i][place] for place in places]
             layer.keep(places, max(self.lengths[i], default=0))
         self._keys = []
@@ -168,9 +169,9 @@ class _SharedCache(Cache):
         """
         if not self._keys or self._steps == ROOM:
             self._keys, self._masks, self._steps = [tuple(n) for n in self.lengths], {}, 0
-            for lengths, layer in zip(self._keys, self.layers, strict=True):
+            for lengths, layer in zip(self._keys, self.roomy, strict=True):
                 if lengths not in self._masks:
-                    self._masks[lengths] = _visible(lengths, layer.keys, dtype)
+                    self._masks[lengths] = _visible(lengths, layer.room[0].device, dtype)
         self._steps += 1
         widths = {key: max(key) + self._steps for key in self._masks}
         shown = {key: None if m is None else m[..., : widths[key]] for key, m in self._masks.items()}
@@ -178,14 +179,14 @@ class _SharedCache(Cache):
         return [shown[key] for key in self._keys]
 
 
-def _visible(lengths: Sequence[int], like: Tensor, dtype: torch.dtype) -> Tensor | None:
+def _visible(lengths: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor | None:
     """Additive mask (B, 1, 1, W + ROOM) that hides what is left of each text; None if nothing is."""
     width = max(lengths)
     if min(lengths) == width:
         return None
-    column = torch.arange(width + ROOM, device=like.device)
-    hidden = column < (width - torch.tensor(lengths, device=like.device))[:, None]
-    mask = torch.zeros(hidden.shape, dtype=dtype, device=like.device)
+    column = torch.arange(width + ROOM, device=device)
+    hidden = column < (width - torch.tensor(lengths, device=device))[:, None]
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=device)
     return mask.masked_fill(hidden, torch.finfo(dtype).min)[:, None, None]
 
 
@@ -200,11 +201,16 @@ class _RoomyLayer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any):
         end = self.width + key_states.shape[2]
         if end > self.room[0].shape[2]:
-            self._place(self.keys, self.values, self.width)
+            self._place(*self.stored, self.width)
         for room, new in zip(self.room, (key_states, value_states), strict=True):
             room[:, :, self.width : end] = new
         self._show(end)
-        return self.keys, self.values
+        return self.stored
+
+    @property
+    def stored(self) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, heads, W, d), without what is in reserve."""
+        return self.room[0][:, :, : self.width], self.room[1][:, :, : self.width]
 
     def append_rows(self, keys: Tensor, values: Tensor) -> None:
         """More texts (b, heads, n, d), which end in the same column as those that are there."""
@@ -212,30 +218,30 @@ class _RoomyLayer(DynamicLayer):
             self._place(keys, values, keys.shape[2])
             return
         width = max(self.width, keys.shape[2])
-        old = [_widened(part, width) for part in (self.keys, self.values)]
+        old = [_widened(part, width) for part in self.stored]
         new = [_widened(part, width) for part in (keys, values)]
-        joined = [torch.cat(pair) for pair in zip(old, new, strict=True)]
-        self._place(joined[0], joined[1], width)
+        self._place(torch.cat([old[0], new[0]]), torch.cat([old[1], new[1]]), width)
 
     def keep(self, places: Sequence[int], width: int) -> None:
         """The texts at `places`, which need no more than `width` columns."""
         if not places:
             self.width = 0
             return
-        chosen = torch.tensor(places, device=self.keys.device)
-        parts = [part[chosen, :, self.width - width :] for part in (self.keys, self.values)]
-        self._place(parts[0], parts[1], width)
+        chosen = torch.tensor(places, device=self.room[0].device)
+        keys, values = (part[chosen, :, self.width - width :] for part in self.stored)
+        self._place(keys, values, width)
 
     def _place(self, keys: Tensor, values: Tensor, width: int) -> None:
         batch, heads, _, size = keys.shape
-        self.room = tuple(part.new_zeros(batch, heads, width + ROOM, size) for part in (keys, values))
-        for room, part in zip(self.room, (keys, values), strict=True):
-            room[:, :, :width] = part
+        shape = (batch, heads, width + ROOM, size)
+        self.room = (keys.new_zeros(shape), values.new_zeros(shape))
+        self.room[0][:, :, :width] = keys
+        self.room[1][:, :, :width] = values
         self._show(width)
 
     def _show(self, width: int) -> None:
         self.width = width
-        self.keys, self.values = (room[:, :, :width] for room in self.room)
+        self.keys, self.values = self.stored
         self.is_initialized = True
 
 
