@@ -18,7 +18,6 @@ from typing import Any, Literal, TypeVar
 from epalm.errors import EPALMError
 
 T = TypeVar("T")
-FeatureLayer = int | tuple[int, ...]  # several: their features side by side, as one connector's input
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,10 @@ class EncoderConfig:
     """The frozen perceptual encoder and which of its layers are read."""
 
     id: str
-    # One entry per injected hidden state, shallowest first; negative = from the last layer.
-    feature_layers: tuple[FeatureLayer, ...]
-    widths: tuple[int, ...]  # width of the feature of each entry
+    feature_layers: tuple[
+        int, ...
+    ]  # one per injected hidden state, shallowest first, negative = from the end
+    widths: tuple[int, ...]  # width of each of those features
     revision: str | None = None
 
 
@@ -105,7 +105,7 @@ class AdapterConfig:
     prompt: PromptConfig | None
     task: TaskConfig
     generation: GenerationConfig
-    recipe: dict[str, Any]  # preprocessing, see epalm.media.image.ImageRecipe
+    recipe: dict[str, Any]  # preprocessing, see epalm.media.recipes
     shared_connector: bool = False
     confidence: ConfidenceConfig | None = None
     description: str = ""
@@ -178,9 +178,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        kinds = [a for a in args if a is not type(None)]
-        listed = [a for a in kinds if typing.get_origin(a) is tuple]
-        return _convert((listed if isinstance(value, list | tuple) and listed else kinds)[0], value, where)
+        return _convert(next(a for a in args if a is not type(None)), value, where)
     if dataclasses.is_dataclass(kind):
         return from_dict(typing.cast(type, kind), value, where)
     if origin is Literal:

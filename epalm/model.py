@@ -17,41 +17,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub import ModelHubMixin
-from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from epalm.adapted import AdaptedLM
 from epalm.adapter import CONFIG, Adapter
+from epalm.config import AdapterConfig
 from epalm.decoding import InjectedLM, with_overrides
 from epalm.encoders.base import Encoder
-from epalm.encoders.load import load_encoders
+from epalm.encoders.load import load_encoder
 from epalm.errors import EPALMError
 from epalm.explain import Explanation, explain
 from epalm.hub.locate import adapter_folders, locate
 from epalm.language_model import choose_device, choose_dtype, load_lm
-from epalm.media.audio import recipe_from_dict
-from epalm.media.container import modality_of
-from epalm.media.image import ImageRecipe
-from epalm.media.video import VideoRecipe
+from epalm.media.container import Source
+from epalm.media.reader import HERE, Reader
+from epalm.media.recipes import recipe_from_dict
 from epalm.streaming import stream_tokens
-
-RECIPES_OF: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "image": ImageRecipe.from_dict,
-    "video": VideoRecipe.from_dict,
-    "audio": recipe_from_dict,
-}
-Media = str | Path | bytes | Image.Image | np.ndarray  # a file or its bytes; a picture may be in memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
     """One thing to describe or to answer."""
 
-    media: Media
+    media: Source  # a file or its bytes; a picture may be in memory
     question: str | None = None  # None asks for a caption
     adapter: str | None = None  # None picks the one for what the file is and what is asked
 
@@ -69,6 +60,9 @@ class EPALM(
         lm: the LM with injection.
         adapters: by name; all trained for this LM.
         encoders: by the id in the adapters' configs; adapters with the same encoder share it.
+
+    Attributes:
+        reader: reads the files; a server sets one that survives hostile files, see `epalm.media.reader`.
     """
 
     def __init__(
@@ -85,9 +79,10 @@ class EPALM(
         self.adapted = {name: AdaptedLM(lm, adapter, tokenizer) for name, adapter in adapters.items()}
         self.encoders = encoders  # a plain dict: ids contain dots, and `to()` has been decided at loading
         self.recipes = {
-            name: RECIPES_OF[adapter.config.task.modality](adapter.config.recipe)
+            name: recipe_from_dict(adapter.config.task.modality, adapter.config.recipe)
             for name, adapter in adapters.items()
         }
+        self.reader: Reader = HERE
 
     # ---------------------------------------------------------------- loading and saving
 
@@ -137,12 +132,16 @@ class EPALM(
         say(f"Loading the language model {lm_config.id} …")
         frozen, tokenizer = load_lm(lm_config, device, dtype, device_map, say)
         injected = InjectedLM(frozen)
-        wanted = [adapter.config.encoder for adapter in adapters.values()]
-        ids = {each.id: (encoder, None) if encoder else (each.id, each.revision) for each in wanted}
-        encoders = load_encoders(ids, dtype, injected.device, say)
-        for each in wanted:
-            encoders[each.id].widths.check(each, encoder or each.id)
-        for adapter in adapters.values():
+        encoders: dict[str, Encoder] = {}
+        # An encoder of frames takes its image encoder from those that are there: images first.
+        for adapter in sorted(adapters.values(), key=lambda a: a.config.task.modality != "image"):
+            wanted = adapter.config.encoder
+            if wanted.id not in encoders:
+                say(f"Loading the encoder {encoder or wanted.id} …")
+                commit = None if encoder else wanted.revision
+                where = str(injected.device)
+                encoders[wanted.id] = load_encoder(encoder or wanted.id, dtype, where, say, commit, encoders)
+            check_encoder(encoders[wanted.id], adapter.config, encoder)
             adapter.to(injected.device)
         return cls(injected, tokenizer, adapters, encoders)
 
@@ -157,11 +156,11 @@ class EPALM(
 
     # ---------------------------------------------------------------- use
 
-    def caption(self, media: Media, **options: Any) -> str:
+    def caption(self, media: Source, **options: Any) -> str:
         """Describe an image, a video or a sound; options as in `generate`."""
         return self.generate([Request(media)], **options)[0]
 
-    def ask(self, media: Media, question: str, **options: Any) -> str:
+    def ask(self, media: Source, question: str, **options: Any) -> str:
         """Answer a question about an image, a video or a sound; options as in `generate`."""
         return self.generate([Request(media, question)], **options)[0]
 
@@ -248,7 +247,7 @@ class EPALM(
             self.adapted[name].text,
             self.encoders[adapter.config.encoder.id],
             recipe,
-            recipe.open(request.media),
+            recipe.open(request.media, self.reader),
             request.question,
             beams,
             max_new_tokens,
@@ -273,7 +272,7 @@ class EPALM(
         """Name of the adapter that serves a request: the one it names, or by what the file is."""
         if request.adapter is None:
             task = "caption" if request.question is None else "qa"
-            return self.adapter_for(modality_of(request.media), task)
+            return self.adapter_for(self.reader.modality_of(request.media), task)
         if request.adapter not in self.adapters:
             raise EPALMError(f"There is no adapter '{request.adapter}'; loaded: {', '.join(self.adapters)}.")
         return request.adapter
@@ -284,4 +283,17 @@ class EPALM(
         text = self.adapted[name].text
         ids = text.ids(text.input(request.question))
         recipe = self.recipes[name]
-        return name, ids, recipe(recipe.open(request.media))
+        return name, ids, recipe(recipe.open(request.media, self.reader))
+
+
+def check_encoder(encoder: Encoder, config: AdapterConfig, given: str | None) -> None:
+    """Refuse an encoder whose features are not as wide as the connectors; EPALMError names both sides."""
+    depth = len(encoder.widths)
+    found = [
+        encoder.widths[layer] if -depth <= layer < depth else None for layer in config.encoder.feature_layers
+    ]
+    if found != list(config.encoder.widths):
+        raise EPALMError(
+            f"The adapter was trained for {config.encoder.id} with features of widths "
+            f"{list(config.encoder.widths)}, but {given or config.encoder.id} gives {found}."
+        )

@@ -31,8 +31,7 @@ from epalm.config import (
     PromptConfig,
     TaskConfig,
 )
-from epalm.media import audio, video
-from epalm.media.image import RECIPES
+from epalm.media.recipes import RECIPES
 
 LAYERS, WIDTH = 6, 32
 TOKENIZER = Path(__file__).parent / "golden" / "toy_tokenizer"
@@ -79,7 +78,7 @@ def save_adapters(
         prompt=PromptConfig(3, mlp=False),
         task=TaskConfig("caption", "image", inputs["caption"]),
         generation=GenerationConfig(max_new_tokens=8),
-        recipe=replace(RECIPES["starter"], size=32).to_dict(),
+        recipe=replace(RECIPES["image"]["starter"], size=32).to_dict(),
     )
     token = "</a>" if "</a>" in inputs["qa"] else None
     for task in (base.task, TaskConfig("qa", "image", inputs["qa"], answer_token=token)):
@@ -116,8 +115,8 @@ def tiny_senses_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFacto
         root / "timesformer"
     )
     ASTModel(ASTConfig(**sizes, max_length=96, num_mel_bins=48)).save_pretrained(root / "ast")
-    clip = replace(video.RECIPES["epalm-video-8"], size=32, frames=4)
-    sound = replace(audio.RECIPES["epalm-audio-16k"], mel_bins=48, frames=96)
+    clip = replace(RECIPES["video"]["epalm-video-8"], size=32, frames=4)
+    sound = replace(RECIPES["audio"]["epalm-audio-16k"], mel_bins=48, frames=96)
 
     folder = root / "model"
     shutil.copytree(tiny_model_dir, folder)

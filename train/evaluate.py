@@ -20,13 +20,15 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import Tensor
 from tqdm import tqdm
 
-from epalm.adapted import AdaptedLM
 from epalm.adapter import CONFIG, WEIGHTS, Adapter
 from epalm.config import AdapterConfig
+from epalm.decoding import InjectedLM
 from epalm.errors import EPALMError
 from epalm.files import JsonLines, read_json_lines, write_json, write_json_lines
+from epalm.text import TaskText, pad_left
 from train.data.benchmarks import find_dataset
 from train.data.manifest import Item
 from train.features.source import FeatureSource, feature_source
@@ -81,7 +83,9 @@ def labels_of(answers: Sequence[str]) -> dict[str, float]:
 
 @torch.no_grad()
 def predict(
-    model: AdaptedLM,
+    lm: InjectedLM,
+    text: TaskText,
+    adapter: Adapter,
     features: FeatureSource,
     items: Sequence[Item],
     others: Sequence[Item],
@@ -93,17 +97,38 @@ def predict(
     Args:
         others: for `blind`, the item whose media each one gets instead.
     """
-    inputs = [model.text.ids(model.text.input(item.prompt)) for item in items]
-    for part in model.batches(inputs, batch):
-        shown = [(others if seeing == "blind" else items)[i] for i in part]
-        seen = None if seeing == "text only" else features(shown, [0] * len(shown))
-        texts = model.answers(seen, [inputs[i] for i in part])
-        yield from zip([items[i] for i in part], texts, strict=True)
+    strict = adapter.config.injection.mask == "reference"  # there padding is seen: equal lengths only
+    inputs = [text.ids(text.input(item.prompt)) for item in items]
+    groups: dict[int | None, list[int]] = {}
+    for i, ids in enumerate(inputs):
+        groups.setdefault(len(ids) if strict else None, []).append(i)
+    for members in groups.values():
+        for start in range(0, len(members), batch):
+            part = members[start : start + batch]
+            tokens = None
+            if seeing != "text only":
+                shown = [(items if seeing == "own" else others)[i] for i in part]
+                tokens = adapter.tokens([f.to(lm.device) for f in features(shown, [0] * len(shown))])
+            texts = decode(lm, text, adapter, [inputs[i] for i in part], tokens)
+            yield from zip([items[i] for i in part], texts, strict=True)
+
+
+def decode(
+    lm: InjectedLM, text: TaskText, adapter: Adapter, inputs: Sequence[Sequence[int]], tokens: Tensor | None
+) -> list[str]:
+    """Generated texts behind inputs of ids."""
+    ids, mask = (t.to(lm.device) for t in pad_left(inputs, text.tokenizer.pad_token_id))
+    prompt = None if adapter.prompt is None else adapter.prompt().expand(len(inputs), -1, -1)
+    config = adapter.config
+    out = lm.decode(ids, mask, prompt, tokens, config.injection, config.generation)
+    return [text.answer(row) for row in out[:, ids.shape[1] :].tolist()]
 
 
 def evaluate_split(
     accelerator: Accelerator,
-    model: AdaptedLM,
+    lm: InjectedLM,
+    text: TaskText,
+    adapter: Adapter,
     features: FeatureSource,
     items: Sequence[Item],
     settings: Settings,
@@ -132,7 +157,9 @@ def evaluate_split(
     new: dict[str, str] = {}
     file = None if record is None else JsonLines(record / f"{rank}.jsonl")
     stream = predict(
-        model,
+        lm,
+        text,
+        adapter,
         features,
         [items[i] for i in own],
         [others[i] for i in own],
@@ -213,7 +240,7 @@ def evaluate(settings: Settings, split: str, model: Path, blind: bool, text_only
     check_adapter(adapter.config, settings, model)
     config = adapter.config = replace(adapter.config, generation=settings.generation)
     lm, tokenizer = load_frozen_lm(settings, config.lm, device)
-    adapted = AdaptedLM(lm, adapter, tokenizer)
+    text = TaskText(config.task, tokenizer)
     encoder = load_frozen_encoder(settings, device) if settings.data.cache is None else None
     features = feature_source(settings, config, {"evaluated": items}, encoder)
     out, begun = Path(settings.out), time.monotonic()
@@ -223,7 +250,9 @@ def evaluate(settings: Settings, split: str, model: Path, blind: bool, text_only
         name = f"predictions-{split}" if seeing == "own" else f"{seeing.replace(' ', '-')}-{split}"
         with_java = java and seeing == "own"
         forget_others(accelerator, out / name, made_with)
-        return evaluate_split(accelerator, adapted, features, items, settings, with_java, seeing, out / name)
+        return evaluate_split(
+            accelerator, lm, text, adapter, features, items, settings, with_java, seeing, out / name
+        )
 
     scores = run("own")
     baselines = {

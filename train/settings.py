@@ -17,7 +17,6 @@ import yaml
 from epalm.config import (
     AdapterConfig,
     EncoderConfig,
-    FeatureLayer,
     GenerationConfig,
     InjectionConfig,
     LMConfig,
@@ -25,19 +24,10 @@ from epalm.config import (
     TaskConfig,
     from_dict,
 )
-from epalm.encoders.widths import Widths
 from epalm.errors import EPALMError, reason
 from epalm.files import write_atomic
-from epalm.media import audio, image, video
 from train.data.benchmarks import find_dataset
 from train.data.manifest import Item, load_manifest
-
-RECIPES: dict[str, dict[str, Any]] = {
-    "image": image.RECIPES,
-    "video": video.RECIPES,
-    "audio": audio.RECIPES,
-}
-
 
 LONGEST_WARMUP = 0.5  # a training that is all warm-up never reaches its learning rates
 
@@ -48,8 +38,8 @@ class Model:
 
     lm: str  # hub id, folder or starter backbone
     encoder: str
-    recipe: str  # name of a preprocessing recipe of the modality
-    feature_layers: tuple[FeatureLayer, ...]  # of the encoder, one entry per injected hidden state
+    recipe: str  # name of a preprocessing recipe of the modality; "timm": the image encoder's own
+    feature_layers: tuple[int, ...]  # of the encoder, one per injected hidden state
     start_layer: int  # first LM layer whose row 0 is overwritten
     end_layer: int  # first LM layer after the range
     mask: Literal["causal", "reference"] = "causal"
@@ -139,11 +129,7 @@ class Settings:
                 f"{dataset.name} is {dataset.modality} {dataset.task}, but the settings' task is "
                 f"{self.task.modality} {self.task.name}."
             )
-        if self.model.recipe not in RECIPES[self.task.modality]:
-            known = ", ".join(RECIPES[self.task.modality])
-            raise EPALMError(
-                f"There is no {self.task.modality} recipe {self.model.recipe!r}; known are {known}."
-            )
+        assert self.recipe  # refuses an unknown one
         if not 0 < self.limit <= 1:
             raise EPALMError(f"limit is {self.limit}, but it must be a fraction above 0 and up to 1.")
         least = {
@@ -177,7 +163,9 @@ class Settings:
     @property
     def recipe(self) -> Any:
         """The preprocessing."""
-        return RECIPES[self.task.modality][self.model.recipe]
+        from epalm.media.recipes import find_recipe  # brings PyTorch
+
+        return find_recipe(self.task.modality, self.model.recipe, self.model.encoder)
 
     def items(self, split: str) -> list[Item]:
         """The items of the split named "train", "val" or "test".
@@ -199,8 +187,13 @@ class Settings:
             EPALMError: the encoder has no such layer.
         """
         model = self.model
-        used = Widths(widths).of(model.feature_layers)
-        return EncoderConfig(model.encoder, model.feature_layers, used, model.encoder_revision)
+        layers = model.feature_layers
+        if not all(-len(widths) <= layer < len(widths) for layer in layers):
+            raise EPALMError(
+                f"model.feature_layers is {list(layers)}, but {model.encoder} has {len(widths)} layers."
+            )
+        used = tuple(widths[layer] for layer in layers)
+        return EncoderConfig(model.encoder, layers, used, model.encoder_revision)
 
     def adapter_config(self, lm: LMConfig, widths: Sequence[int]) -> AdapterConfig:
         """What the adapter's config.json will say.

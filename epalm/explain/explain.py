@@ -16,9 +16,9 @@ from epalm.encoders.base import Encoder
 from epalm.explain.contributions import contributions, layers_of_tokens, words_of
 from epalm.explain.explanation import Candidate, Explanation
 from epalm.explain.where import Looked, look
-from epalm.media.audio import AudioRecipe, Sound, WhisperRecipe
-from epalm.media.image import ImageRecipe
+from epalm.media.audio import Sound
 from epalm.media.previews import FRAME, picture
+from epalm.media.recipes import AudioRecipe, ImageRecipe, WhisperRecipe
 from epalm.media.video import Clip
 from epalm.scoring import token_log_probabilities, up_to_end
 from epalm.text import TaskText

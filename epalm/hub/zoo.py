@@ -9,12 +9,14 @@ All facts that turn one of the original's `checkpoint_best.pth` into an adapter 
 shapes of their tensors follow from a preset, too (`Preset.key_shapes`).
 """
 
+from __future__ import annotations
+
 import dataclasses
 import difflib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from epalm.config import (
     AdapterConfig,
@@ -27,10 +29,9 @@ from epalm.config import (
 )
 from epalm.errors import EPALMError
 from epalm.hub.download import Progress, download
-from epalm.media import audio, image, video
-from epalm.media.audio import AudioRecipe
-from epalm.media.image import ImageRecipe
-from epalm.media.video import VideoRecipe
+
+if TYPE_CHECKING:
+    from epalm.media.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -130,13 +131,12 @@ class Preset:
         )
 
     @property
-    def recipe(self) -> ImageRecipe | VideoRecipe | AudioRecipe:
+    def recipe(self) -> Recipe:
         """The original's preprocessing for evaluation."""
-        if self.modality == "image":
-            return image.RECIPES["epalm"]
-        if self.modality == "video":
-            return video.RECIPES[f"epalm-video-{self.num_frames}"]
-        return audio.RECIPES["epalm-audio"]
+        from epalm.media.recipes import RECIPES  # brings PyTorch
+
+        names = {"image": "epalm", "video": f"epalm-video-{self.num_frames}", "audio": "epalm-audio"}
+        return RECIPES[self.modality][names[self.modality]]
 
     @property
     def trainable(self) -> int:

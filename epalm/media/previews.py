@@ -1,16 +1,17 @@
 """What a model perceives of a file, for the page: the frames of a video, the spectrogram of a sound.
 
-shown, sentence = look(model.recipes["video-caption"], Path("clip.mp4"))
-shown, sentence = listen(model.recipes["audio-caption"], Path("dog.mp3"))
+shown, sentence = look(model.recipes["video-caption"], "clip.mp4")
+shown, sentence = listen(model.recipes["audio-caption"], "dog.mp3")
 """
 
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from epalm.media.container import Source
+from epalm.media.reader import HERE, Reader
 from epalm.media.video import Clip
 
 FRAME = 320  # pixels of a frame's longer side
@@ -28,13 +29,13 @@ SHADES = np.stack(
 ).astype(np.uint8)  # (256, 3)
 
 
-def look(recipe: Any, path: Path) -> tuple[list[tuple[Image.Image, str]], str]:
+def look(recipe: Any, source: Source, reader: Reader = HERE) -> tuple[list[tuple[Image.Image, str]], str]:
     """The frames that a model sees of a video, each with its time, and a sentence about them.
 
     Raises:
         EPALMError: as `recipe.open`.
     """
-    clip: Clip = recipe.open(path)
+    clip: Clip = recipe.open(source, reader)
     frames = []
     for pixels, time in zip(clip.frames, clip.times, strict=True):
         frame = Image.fromarray(pixels)
@@ -43,13 +44,13 @@ def look(recipe: Any, path: Path) -> tuple[list[tuple[Image.Image, str]], str]:
     return frames, f"The model sees these {len(frames)} frames of {clip.duration:.1f} seconds."
 
 
-def listen(recipe: Any, path: Path) -> tuple[Image.Image, str]:
+def listen(recipe: Any, source: Source, reader: Reader = HERE) -> tuple[Image.Image, str]:
     """The spectrogram that a model hears of a sound, as a picture, and a sentence about it.
 
     Raises:
         EPALMError: as `recipe.open`.
     """
-    sound = recipe.open(path)
+    sound = recipe.open(source, reader)
     length = sound.waveform.shape[1] / sound.rate
     seconds = min(length, recipe.seconds)
     heard = f"only the first {seconds:.1f}" if length > recipe.seconds else f"these {seconds:.1f}"

@@ -1,53 +1,54 @@
-"""Videos: a few frames of any file -> the tensor that an encoder expects.
+"""Videos: a few frames of any file, upright and in order.
 
-recipe = RECIPES["epalm-video-8"]
-clip = recipe.open("clip.mp4")  # 8 upright frames and their times; nothing else is converted
-pixels = recipe(clip)  # (3, 8, 224, 224)
+clip = open_video("clip.mp4", frames=8)  # 8 frames and their times; only what they need is decoded
 """
 
+from __future__ import annotations
+
+import math
 import random
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from math import inf
-from typing import Any, BinaryIO, Literal, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from av import Packet, VideoFrame
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 from PIL import Image
-from torch import Tensor
 
-from epalm.config import from_dict
 from epalm.errors import EPALMError
 from epalm.media.container import MediaSource, decoded, open_container, open_file, track
 
-try:  # the fast reader, which exists for few platforms
+try:  # exists for few platforms
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)
 except (ImportError, OSError):
     decord = None
 
-# Where decord's seeks are exact. With others (MPEG streams, MPEG-4 and HEVC with B-frames) it returns other
-# frames than asked for.
+# Where decord's seeks are exact and it gives the same frames as PyAV, about as fast: on H.264 and VP9 of 240
+# to 1080 lines it takes 0.8 to 1.2 times as long. With others (MPEG streams, MPEG-4 and HEVC with B-frames),
+# and with files that were trimmed without encoding or joined, it returns other frames than asked for.
 DECORD_CONTAINERS = ("mov,mp4", "matroska")
 DECORD_CODECS = ("h264", "vp8", "vp9")
 
 # Seconds to seek ahead of a frame if a seek leads behind it, which happens in MPEG streams and at damage.
 SEEK_MARGINS = (0, 1, 10)
 
+# Seconds by which time stamps go back where a joined file begins; less is a disorder of packets.
+RESTART = 0.5
+
 # Frames whose shorter side is at least twice this are reduced by a whole factor: 16 frames of 4K fill 400 MB.
 ENOUGH_PIXELS = 768
-
-Choice = Callable[[int, float], list[int]]  # number of frames, frames per second -> indices, in order
+MAX_AREA = 4_000_000  # pixels of a frame that is kept, for very wide ones
+MAX_PIXELS = 89_478_485  # of a frame, as for pictures
 
 
 @dataclass(frozen=True)
@@ -79,24 +80,18 @@ def open_video(source: MediaSource, frames: int = 8, sampling: str = "middle", s
     Raises:
         EPALMError: missing, empty or damaged file, a folder, not a video, or a video without pictures.
     """
-
-    def choose(length: int, rate: float) -> list[int]:
-        return frame_indices(length, frames, sampling, rate, seed)
-
     with open_file(source) as (file, name):
-        if not decord_reads(file, name) or decord is None or isinstance(source, bytes):
-            return read_with_av(file, name, choose)
-        damage = (
-            decord.DECORDError,
-            decord.DECORDLimitReachedError,
-            RuntimeError,
-            StopIteration,
-            AssertionError,
-        )
-        try:
-            return read_with_decord(str(source), choose)
-        except damage:
-            return read_with_av(file, name, choose)
+        survey = look_through(file, name)
+        indices = frame_indices(len(survey.frames), frames, sampling, survey.rate, seed)
+        found: Found = {}
+        if not isinstance(source, bytes) and decord_reads(file, name, survey):
+            found = read_with_decord(str(source), survey, indices)
+        found = found or read_with_av(file, name, survey, indices)
+    if not found:
+        raise no_picture(name)
+    nearest = [min(found, key=lambda have: abs(have - index)) for index in indices]
+    times = tuple(survey.time(found[index][0]) for index in nearest)
+    return Clip(np.stack([found[index][1] for index in nearest]), times, survey.duration)
 
 
 def frame_indices(length: int, frames: int, sampling: str, rate: float, seed: int = 0) -> list[int]:
@@ -123,8 +118,8 @@ def frame_indices(length: int, frames: int, sampling: str, rate: float, seed: in
         if sampling == "middle":
             indices = [(start + end) // 2 for start, end in zip(starts, ends, strict=True)]
         elif all(start < end for start, end in zip(starts, ends, strict=True)):
-            chance = random.Random(seed)  # the interval's last frame is never drawn
-            indices = [chance.choice(range(start, end)) for start, end in zip(starts, ends, strict=True)]
+            rng = random.Random(seed)  # the interval's last frame is never drawn
+            indices = [rng.choice(range(start, end)) for start, end in zip(starts, ends, strict=True)]
         else:  # some interval has one frame only
             indices = sorted(np.random.RandomState(seed).permutation(length)[: len(starts)].tolist())
     return indices + indices[-1:] * (frames - len(indices))
@@ -146,22 +141,113 @@ def fps_indices(length: int, wanted: float, rate: float) -> list[int]:
     return [index for index in np.around(seconds * rate).astype(int).tolist() if index < length]
 
 
-# ---------------------------------------------------------------- reading
+# ---------------------------------------------------------------- what is in a file
 
 
-def decord_reads(file: BinaryIO, name: str) -> bool:
-    """Whether decord can be trusted with a video: where its seeks are exact, and where the frames need not be
-    turned, as those of portraits recorded by phones are.
+class Stamp(NamedTuple):
+    """When a frame is shown: the part of a joined file, and units of time on that part's own clock."""
+
+    part: int
+    time: float
+
+
+@dataclass
+class Survey:
+    """The frames of a video as its packets tell, without decoding.
+
+    Fields:
+        rate: frames per second.
+        unit: seconds.
+        size: width and height of the first frames; later ones may differ.
+        container, codec: FFmpeg's names.
+        frames: of every frame that a player shows, in the order of showing.
+        packets: of all frames, in the file's order, with whether the decoder can start there.
+        timed: whether the file says when its frames are shown. Those of a bare stream have numbers only.
+        trimmed: whether the file holds frames that are not shown.
+        last: units for which the last frame is shown.
+    """
+
+    rate: float
+    unit: float
+    size: tuple[int, int]
+    container: str
+    codec: str
+    frames: list[Stamp] = field(default_factory=list)
+    packets: list[tuple[Stamp, bool]] = field(default_factory=list)
+    timed: bool = True
+    trimmed: bool = False
+    last: float = 0.0
+
+    @property
+    def joined(self) -> bool:
+        """Whether the clock begins again within the file."""
+        return self.frames[-1].part > 0
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.time(self.frames[-1]) + self.last * self.unit
+
+    def time(self, stamp: Stamp) -> float:
+        """Seconds since the first frame; parts follow each other without a gap."""
+        before, first, last = 0.0, self.frames[0], self.frames[0]
+        for frame in self.frames if self.joined else ():
+            if frame.part > stamp.part:
+                break
+            if frame.part > first.part:
+                before += last.time - first.time + self.last
+                first = frame
+            last = frame
+        return (before + stamp.time - first.time) * self.unit
+
+
+def look_through(file: BinaryIO, name: str) -> Survey:
+    """List the frames of a video.
 
     Raises:
-        EPALMError: the file is no video, or nothing of it can be decoded.
+        EPALMError: the file is no video, or nothing is in it.
     """
     with open_container(file, name, "a video") as container:
-        stream, frames = pictures(container, name)
-        for frame in frames:
-            container_fits = container.format.name.startswith(DECORD_CONTAINERS)
-            return container_fits and stream.codec.canonical_name in DECORD_CODECS and frame.rotation == 0
-    raise no_picture(name)
+        stream, _ = pictures(container, name)
+        size = stream.width, stream.height
+        if stream.width * stream.height > MAX_PIXELS:
+            raise EPALMError(f"{name} has frames of {size[0]}×{size[1]} pixels: make them smaller.")
+        rate = float(stream.average_rate or stream.guessed_rate or 25)
+        unit = float(stream.time_base or 1 / rate)
+        survey = Survey(rate, unit, size, container.format.name, stream.codec.canonical_name)
+        part, before = 0, -inf
+        for packet in packets_of(container, stream):
+            clock = packet.pts if packet.dts is None else packet.dts
+            if clock is not None:
+                part += (clock - before) * unit < -RESTART
+                before = clock
+            stamp = Stamp(part, -inf if packet.pts is None else packet.pts)
+            survey.packets.append((stamp, packet.is_keyframe))
+            survey.timed &= packet.pts is not None
+            survey.trimmed |= packet.is_discard
+            if not packet.is_discard:
+                survey.frames.append(stamp)
+                survey.last = packet.duration or 0
+    if not survey.frames:
+        raise no_picture(name)
+    if survey.timed:
+        survey.frames.sort()
+    else:
+        survey.frames = [Stamp(0, number) for number in range(len(survey.frames))]
+        survey.last, survey.unit = 1, 1 / rate
+    return survey
+
+
+def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+    """The packets that hold frames, as far as the file can be read."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except (StopIteration, FFmpegError):  # the latter where the file breaks off
+            return
+        if packet.size and not packet.is_corrupt:
+            yield packet
 
 
 def pictures(container: InputContainer, name: str) -> tuple[VideoStream, Iterator[VideoFrame]]:
@@ -176,71 +262,75 @@ def no_picture(name: str) -> EPALMError:
     return EPALMError(f"{name} has no picture that can be read: it is damaged, incomplete or has no frames.")
 
 
-def read_with_decord(path: str, choose: Choice) -> Clip:
-    """Read by frame number. From a path only: damaged files in memory make decord crash."""
-    reader = decord.VideoReader(
-        path, fault_tol=1
-    )  # else damage is repaired with copies that have false times
-    indices = choose(len(reader), reader.get_avg_fps())
-    spans = reader.get_frame_timestamp(range(len(reader)))  # (length, 2): start and end
-    frames = {index: reduce(reader[index].asnumpy()) for index in sorted(set(indices))}
-    first = float(spans[0, 0])
-    times = tuple(float(spans[index, 0]) - first for index in indices)
-    return Clip(np.stack([frames[index] for index in indices]), times, float(spans.max()) - first)
+# ---------------------------------------------------------------- reading
+
+Found = dict[int, tuple[Stamp, np.ndarray]]  # index of a frame -> when it is shown, (H, W, 3) pixels
 
 
-def read_with_av(file: BinaryIO, name: str, choose: Choice) -> Clip:
-    """Read by time stamp: list those of all frames without decoding, then seek to the chosen ones."""
+def decord_reads(file: BinaryIO, name: str, survey: Survey) -> bool:
+    """Whether decord can be trusted with a video: where its seeks are exact, and where the frames need not be
+    turned, as those of portraits recorded by phones are.
+    """
+    fits = survey.container.startswith(DECORD_CONTAINERS) and survey.codec in DECORD_CODECS
+    if decord is None or not fits or survey.trimmed or survey.joined or not survey.timed:
+        return False
     with open_container(file, name, "a video") as container:
-        stream, _ = pictures(container, name)
-        rate = float(stream.average_rate or stream.guessed_rate or 25)
-        unit = float(stream.time_base or 1 / rate)
-        size = stream.width, stream.height  # of the first frames; later ones may differ
-        listed, span = list_frames(container.demux(stream))
-    if not listed:
-        raise no_picture(name)
-    if timed := all(stamp is not None for stamp, _ in listed):
-        stamps = sorted(stamp for stamp, _ in listed if stamp is not None)
-        keys = sorted(stamp for stamp, alone in listed if alone and stamp is not None) or stamps[:1]
-    else:  # a bare stream: its frames have numbers only, and are decoded from the first one on
-        stamps, keys, span, unit = list(range(len(listed))), [0], 1, 1 / rate
-    indices = choose(len(stamps), rate)
+        first = next(pictures(container, name)[1], None)
+        return first is not None and first.rotation == 0
 
-    found: dict[int, tuple[float, np.ndarray]] = {}  # index -> time stamp, pixels
+
+def read_with_decord(path: str, survey: Survey, indices: Sequence[int]) -> Found:
+    """Read by frame number; nothing where it does not do it right.
+
+    From a path only: damaged files in memory make decord crash.
+    """
+    damage = (
+        decord.DECORDError,
+        decord.DECORDLimitReachedError,
+        RuntimeError,
+        StopIteration,
+        AssertionError,
+    )
+    found: Found = {}
+    try:
+        # fault_tol: else damage is repaired with copies that have false times
+        reader = decord.VideoReader(path, fault_tol=1)
+        if len(reader) != len(survey.frames):
+            return {}
+        for index in sorted(set(indices)):
+            pixels = reader[index].asnumpy()
+            if pixels.shape != (survey.size[1], survey.size[0], 3):  # of some widths it makes more colours
+                return {}
+            found[index] = survey.frames[index], reduce(pixels)
+    except damage:
+        return {}
+    return found
+
+
+def read_with_av(file: BinaryIO, name: str, survey: Survey, indices: Sequence[int]) -> Found:
+    """Read by time stamp; where nothing more can be decoded, the last frame stands in."""
+    found: Found = {}
+    wanted = sorted(set(indices))
     with open_container(file, name, "a video") as container:
         stream, decoding = pictures(container, name)
         stream.thread_type = "AUTO"
+        if survey.joined:
+            for index, picture in read_through(container, stream, survey, wanted):
+                found[index] = survey.frames[index], upright(picture, *survey.size)
+            return found
+        keys = sorted(stamp for stamp, key in survey.packets if key) or survey.frames[:1]
         frames: Iterator[tuple[float, VideoFrame]] = enumerate(decoding)
         frame, position = None, -inf
-        for index in sorted(set(indices)):
-            target = stamps[index]
+        for index in wanted:
+            target = survey.frames[index]
             key = keys[max(0, bisect_right(keys, target) - 1)]
-            if timed and position < key:  # else it is cheaper to go on
-                frames = frames_from(container, name, key, unit)
-            while position < target and (later := next(frames, None)):
+            if survey.timed and position < key.time:  # else it is cheaper to go on
+                frames = frames_from(container, name, int(key.time), survey.unit)
+            while position < target.time and (later := next(frames, None)):
                 position, frame = later
-            if frame is not None:  # where nothing more can be decoded, the last one stands in
-                found[index] = (position, upright(frame, *size))
-    if not found:
-        raise no_picture(name)
-    nearest = [min(found, key=lambda have: abs(have - index)) for index in indices]
-    times = tuple((found[index][0] - stamps[0]) * unit for index in nearest)
-    duration = (stamps[-1] - stamps[0] + span) * unit
-    return Clip(np.stack([found[index][1] for index in nearest]), times, duration)
-
-
-def list_frames(packets: Iterator[Packet]) -> tuple[list[tuple[int | None, bool]], int]:
-    """Time stamp of every frame and whether it can be decoded alone; and how long the last one is shown."""
-    frames: list[tuple[int | None, bool]] = []
-    span = 0
-    while True:
-        try:
-            packet = next(packets)
-        except (StopIteration, FFmpegError):  # the latter where the file breaks off
-            return frames, span
-        if packet.size and not packet.is_corrupt and not packet.is_discard:
-            frames.append((packet.pts, packet.is_keyframe))
-            span = packet.duration or 0
+            if frame is not None:
+                found[index] = Stamp(0, position), upright(frame, *survey.size)
+    return found
 
 
 def frames_from(
@@ -258,6 +348,38 @@ def frames_from(
         yield -inf if frame.pts is None else frame.pts, frame
 
 
+def read_through(
+    container: InputContainer, stream: VideoStream, survey: Survey, wanted: Sequence[int]
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Index and picture of the wanted frames of joined files, whose time stamps no seek understands.
+
+    All packets are passed, but only those from the last key frame before a wanted frame up to it are decoded.
+    """
+    targets = {survey.frames[index]: index for index in wanted}
+    keys = [number for number, (_, key) in enumerate(survey.packets) if key] or [0]
+    ends: dict[int, int] = {}  # of what is decoded: first packet -> last packet
+    for number, (stamp, _) in enumerate(survey.packets):
+        if stamp in targets:
+            ends[keys[max(0, bisect_right(keys, number) - 1)]] = number
+    end: int | None = None
+    for number, packet in enumerate(packets_of(container, stream)):
+        end = ends.get(number, end)
+        if end is None:
+            continue
+        frames: list[VideoFrame] = []
+        with suppress(FFmpegError):
+            frames += cast(list[VideoFrame], packet.decode())
+        if number == end:
+            with suppress(FFmpegError):
+                frames += cast(list[VideoFrame], stream.codec_context.decode(None))
+            stream.codec_context.flush_buffers()
+            end = None
+        for frame in frames:
+            stamp = Stamp(survey.packets[number][0].part, -inf if frame.pts is None else frame.pts)
+            if stamp in targets:
+                yield targets[stamp], frame
+
+
 def upright(frame: VideoFrame, width: int, height: int) -> np.ndarray:
     """A decoded frame of any format -> (H, W, 3) uint8 of bounded size, turned as the file says."""
     pixels = frame.to_ndarray(format="rgb24", width=width, height=height)
@@ -266,88 +388,6 @@ def upright(frame: VideoFrame, width: int, height: int) -> np.ndarray:
 
 def reduce(pixels: np.ndarray) -> np.ndarray:
     """Average whole blocks of pixels of very large frames."""
-    factor = min(pixels.shape[:2]) // ENOUGH_PIXELS
+    height, width, _ = pixels.shape
+    factor = max(min(height, width) // ENOUGH_PIXELS, math.isqrt(height * width // MAX_AREA))
     return np.asarray(Image.fromarray(pixels).reduce(factor)) if factor > 1 else pixels
-
-
-# ---------------------------------------------------------------- recipes
-
-
-@dataclass(frozen=True)
-class VideoRecipe:
-    """How a video becomes an encoder's input; stored in the adapter's config.json as a plain dict.
-
-    Fields:
-        name: "epalm-video" is the original's evaluation transform.
-        size: both sides of the result, in pixels; the ratio is not kept.
-        frames: number of frames.
-        sampling: "middle", "rand", "uniform" or "fpsX", see `frame_indices`.
-        interpolation: "bicubic" or "bilinear".
-        antialias: False as in the original, where a smaller frame is made of single pixels of the large one.
-        mean, std: per RGB channel, for values in 0…1.
-    """
-
-    name: str
-    size: int
-    frames: int
-    sampling: str
-    interpolation: Literal["bicubic", "bilinear"]
-    antialias: bool
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def __post_init__(self) -> None:
-        check_sampling(self.sampling)
-
-    def open(self, source: MediaSource, seed: int = 0) -> Clip:
-        """The frames that this recipe is for; raises as `open_video`."""
-        return open_video(source, self.frames, self.sampling, seed)
-
-    def __call__(self, clip: Clip) -> Tensor:
-        """Frames -> (3, T, size, size) float32."""
-        size = self.size, self.size
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        frames = []
-        for pixels in clip.frames:  # one by one: as floats, the frames of a clip would fill gigabytes
-            frame = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float()
-            frame = F.interpolate(frame, size, mode=self.interpolation, antialias=self.antialias)
-            frame = frame.clamp(0, 255).round() / 255  # the original resizes eight-bit frames
-            frames.append((frame[0] - mean) / std)  # (3, size, size)
-        return torch.stack(frames, dim=1)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "VideoRecipe":
-        """The inverse of to_dict, also after a round trip through JSON.
-
-        Raises:
-            EPALMError: a field is missing, unknown or has a value that is not allowed.
-        """
-        return from_dict(cls, dict(values), "The video recipe")
-
-
-def epalm(frames: int) -> VideoRecipe:
-    """The original's evaluation transform, but with fixed frames: the original draws them at random."""
-    return VideoRecipe(
-        name="epalm-video",
-        size=224,
-        frames=frames,
-        sampling="middle",
-        interpolation="bicubic",
-        antialias=False,
-        mean=(0.48145466, 0.4578275, 0.40821073),
-        std=(0.26862954, 0.26130258, 0.27577711),
-    )
-
-
-STARTER_MEAN, STARTER_STD = (127 / 255,) * 3, (128 / 255,) * 3  # as for pictures
-
-RECIPES = {
-    "epalm-video-8": epalm(8),  # question answering
-    "epalm-video-16": epalm(16),  # captions
-    # For the starter's image encoder on every frame: smaller frames than its pictures, for there are eight.
-    "starter": VideoRecipe("starter", 192, 8, "uniform", "bicubic", True, STARTER_MEAN, STARTER_STD),
-}

@@ -39,12 +39,7 @@ def config(**changes) -> AdapterConfig:
     return dataclasses.replace(base, **changes)
 
 
-SIDE_BY_SIDE = EncoderConfig("some/encoder", (-2, (-1, 2)), (6, 15))
-
-
-@pytest.mark.parametrize(
-    "changes", [{}, {"prompt": None}, {"prompt": PromptConfig(3, False)}, {"encoder": SIDE_BY_SIDE}]
-)
+@pytest.mark.parametrize("changes", [{}, {"prompt": None}, {"prompt": PromptConfig(3, False)}])
 def test_saved_equals_loaded(tmp_path, changes):
     adapter = Adapter(config(**changes))
     adapter.save(tmp_path)

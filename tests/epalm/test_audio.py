@@ -16,11 +16,12 @@ import torch
 from safetensors.torch import load_file
 
 from epalm.errors import EPALMError
-from epalm.media.audio import MEAN, RECIPES, STD, AudioRecipe, Sound, open_audio, recipe_from_dict
+from epalm.media.audio import Sound, open_audio
+from epalm.media.recipes import MEAN, RECIPES, STD, AudioRecipe, recipe_from_dict
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "extras" / "preprocess.safetensors"
 REAL = files("gradio") / "media_assets"
-ORIGINAL, NEW = RECIPES["epalm-audio"], RECIPES["epalm-audio-16k"]
+ORIGINAL, NEW = RECIPES["audio"]["epalm-audio"], RECIPES["audio"]["epalm-audio-16k"]
 ZERO = -MEAN / (2 * STD)  # a frame of zeros after normalisation
 
 
@@ -120,9 +121,9 @@ def test_new_adapters_hear_the_same_at_every_rate(rate):
     assert float(loudest[0].max()) == pytest.approx(float(loudest[1].max()), abs=0.02)
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("recipe", RECIPES["audio"].values(), ids=RECIPES["audio"])
 def test_recipe_survives_json(recipe):
-    assert recipe_from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert recipe_from_dict("audio", json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
 @pytest.mark.parametrize("change", [{"channels": "left"}, {"sample_rate": "16k"}, {"hop": 10}])
@@ -266,7 +267,7 @@ def test_decoders_do_not_write_to_the_terminal(capfd):
 
 def test_a_tone_is_at_its_place_in_the_whisper_spectrogram():
     time = torch.arange(2 * 8000) / 8000
-    tone = RECIPES["starter"].spectrogram(Sound(torch.sin(2 * math.pi * 1000 * time)[None], 8000))
+    tone = RECIPES["audio"]["starter"].spectrogram(Sound(torch.sin(2 * math.pi * 1000 * time)[None], 8000))
     assert tone.shape == (200, 80)  # two seconds; behind it the media tensor has silence
     # Rows are equally spaced on Slaney's mel scale: 15 at 1000 Hz, 45.245 at 8000 Hz.
     assert int(tone.mean(0).argmax()) == round(15 / (45.245 / 81)) - 1
@@ -274,7 +275,7 @@ def test_a_tone_is_at_its_place_in_the_whisper_spectrogram():
 
 def test_the_whisper_spectrogram_spans_eighty_decibels_and_ignores_loudness():
     sound = torch.randn(2, 16_000, generator=torch.Generator().manual_seed(0))
-    loud, quiet = (RECIPES["starter"](Sound(scale * sound, 16_000)) for scale in (0.5, 0.005))
+    loud, quiet = (RECIPES["audio"]["starter"](Sound(scale * sound, 16_000)) for scale in (0.5, 0.005))
     assert loud.shape == (80, 1000)
     assert (loud.max() - loud.min()).item() == pytest.approx(2.0, abs=1e-5)
     torch.testing.assert_close(loud, quiet, atol=1e-4, rtol=0)
@@ -282,4 +283,4 @@ def test_the_whisper_spectrogram_spans_eighty_decibels_and_ignores_loudness():
 
 def test_an_unknown_field_of_a_whisper_recipe_is_refused():
     with pytest.raises(EPALMError, match="unknown key 'second'; the closest valid key is 'seconds'"):
-        recipe_from_dict({"name": "whisper", "second": 10})
+        recipe_from_dict("audio", {"name": "whisper", "second": 10})

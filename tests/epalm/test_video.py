@@ -1,6 +1,8 @@
 """Videos: the frames that the original would take, read upright from any file or refused in one sentence."""
 
 import json
+import math
+import struct
 from contextlib import suppress
 from fractions import Fraction
 from importlib.resources import files
@@ -16,7 +18,8 @@ from safetensors.torch import load_file
 import epalm.media.video
 from epalm.errors import EPALMError
 from epalm.media.container import decoded
-from epalm.media.video import RECIPES, Clip, VideoRecipe, fps_indices, frame_indices, open_video
+from epalm.media.recipes import RECIPES, VideoRecipe
+from epalm.media.video import Clip, fps_indices, frame_indices, open_video
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "extras"
 REAL = files("gradio") / "media_assets" / "videos"
@@ -51,8 +54,6 @@ def video(
             stream.gop_size, stream.bit_rate = 10, 1_000_000
             unit = Fraction(1, 25) if times is None else Fraction(1, 1000)
             stream.time_base = stream.codec_context.time_base = unit
-            if rotation:
-                stream.set_display_rotation(rotation)
             for i in range(length):
                 pixels = np.full((size[1], size[0], 3), grey(i, length), np.uint8)
                 pixels[: size[1] // 4, : size[0] // 4] = 255, 0, 0
@@ -61,7 +62,16 @@ def video(
                 frame.time_base = unit
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
-        return Path(file.name).read_bytes()
+        content = Path(file.name).read_bytes()
+        return turned(content, rotation) if rotation else content
+
+
+def turned(content: bytes, degrees: int) -> bytes:
+    """An MP4 file whose frames are to be shown turned counterclockwise, as its header says."""
+    cos, sin = round(math.cos(math.radians(degrees))), -round(math.sin(math.radians(degrees)))
+    matrix = struct.pack(">4i", cos << 16, sin << 16, 0, -sin << 16) + struct.pack(">i", cos << 16)
+    start = content.index(b"tkhd") + 44
+    return content[:start] + matrix + content[start + len(matrix) :]
 
 
 def grey(index: float, length: int) -> float:
@@ -266,7 +276,9 @@ def test_decoders_do_not_write_to_the_terminal(read, capfd):
 def test_recipe_equals_the_originals_transform(antialias):
     golden = load_file(GOLDEN / "preprocess.safetensors")
     frames = golden["video_uint8_tchw"].permute(0, 2, 3, 1).numpy()
-    recipe = VideoRecipe.from_dict({**RECIPES["epalm-video-8"].to_dict(), "size": 32, "antialias": antialias})
+    recipe = VideoRecipe.from_dict(
+        {**RECIPES["video"]["epalm-video-8"].to_dict(), "size": 32, "antialias": antialias}
+    )
     out = recipe(Clip(frames, (0.0, 1.0, 2.0), 3.0))
     expected = golden[f"video_test_transform_32_antialias{antialias}"]
     assert out.dtype == torch.float32 and out.shape == expected.shape == (3, 3, 32, 32)
@@ -275,7 +287,7 @@ def test_recipe_equals_the_originals_transform(antialias):
 
 @pytest.mark.parametrize("frames", [8, 16])
 def test_recipe_from_file_to_tensor(frames):
-    recipe = RECIPES[f"epalm-video-{frames}"]
+    recipe = RECIPES["video"][f"epalm-video-{frames}"]
     pixels = recipe(recipe.open(video(30)))
     assert pixels.shape == (3, frames, 224, 224) and pixels.dtype == torch.float32
     assert (pixels == recipe(recipe.open(video(30)))).all()
@@ -283,7 +295,7 @@ def test_recipe_from_file_to_tensor(frames):
     assert (steps > 0).all()  # frames are the second axis, in order
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("recipe", RECIPES["video"].values(), ids=RECIPES["video"])
 def test_recipe_survives_json(recipe):
     assert VideoRecipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
@@ -293,4 +305,4 @@ def test_recipe_survives_json(recipe):
 )
 def test_bad_recipe_is_refused(change):
     with pytest.raises(EPALMError):
-        VideoRecipe.from_dict({**RECIPES["epalm-video-8"].to_dict(), **change})
+        VideoRecipe.from_dict({**RECIPES["video"]["epalm-video-8"].to_dict(), **change})

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torchvision.transforms import InterpolationMode, RandAugment
 from torchvision.transforms.autoaugment import _apply_op
 
-from epalm.media import audio, image, video
 from epalm.media.audio import Sound
+from epalm.media.recipes import RECIPES as SHIPPED
 from epalm.media.video import Clip
 from train.features.augment import (
     IMAGE_OPERATIONS,
@@ -31,13 +31,13 @@ MEDIA = files("gradio") / "media_assets"
 PICTURE = GOLDEN["randaug_in"].numpy()  # (40, 40, 3) uint8
 NAMES = ["Identity", "AutoContrast", "Equalize", "Brightness", "Sharpness"]
 NAMES += ["ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"]
-BANK = replace(audio.RECIPES["epalm-audio"], frames=200)
+BANK = replace(SHIPPED["audio"]["epalm-audio"], frames=200)
 TONE = Sound(0.3 * torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0)), 16_000)
 RECIPES = {
-    "image": (replace(image.RECIPES["epalm"], size=32), MEDIA / "images" / "lion.jpg"),
-    "video": (replace(video.RECIPES["epalm-video-8"], size=32, frames=4), MEDIA / "videos" / "a.mp4"),
+    "image": (replace(SHIPPED["image"]["epalm"], size=32), MEDIA / "images" / "lion.jpg"),
+    "video": (replace(SHIPPED["video"]["epalm-video-8"], size=32, frames=4), MEDIA / "videos" / "a.mp4"),
     "audio": (BANK, MEDIA / "audio" / "sax.wav"),
-    "whisper": (audio.RECIPES["starter"], MEDIA / "audio" / "sax.wav"),
+    "whisper": (SHIPPED["audio"]["starter"], MEDIA / "audio" / "sax.wav"),
 }
 
 
@@ -137,7 +137,7 @@ def test_of_a_picture_too_long_for_any_part_the_centre_is_taken():
 def test_half_of_the_views_are_mirrored():
     half = Image.new("RGB", (64, 64))
     half.paste((200, 200, 200), (0, 0, 8, 64))  # the left edge is bright, in most parts
-    recipe = replace(image.RECIPES["epalm"], size=32)
+    recipe = replace(SHIPPED["image"]["epalm"], size=32)
     views = torch.stack([augmented(recipe, half, seed) for seed in range(100)])
     left, right = views[..., :4].mean((1, 2, 3)), views[..., -4:].mean((1, 2, 3))
     assert 25 < int((right > left + 0.2).sum()) < 60
@@ -209,7 +209,7 @@ def test_the_stretch_is_at_most_96_of_1024_frames():
 
 
 def test_of_a_spectrogram_in_decibels_the_masks_are_silence_within_the_sound():
-    recipe = audio.RECIPES["starter"]
+    recipe = SHIPPED["audio"]["starter"]
     plain = recipe(TONE)
     changed = [(augmented(recipe, TONE, seed) != plain) for seed in range(20)]
     assert not torch.stack(changed)[:, :, 102:].any()  # one second is heard

@@ -22,7 +22,7 @@ from epalm.config import EncoderConfig
 from epalm.encoders.base import Encoder
 from epalm.encoders.load import load_encoder
 from epalm.errors import EPALMError
-from epalm.media import audio, image, video
+from epalm.media.recipes import RECIPES, ImageRecipe
 from tests.conftest import save_encoder
 from train.data.manifest import Item, save_manifest
 from train.features import encoding
@@ -32,7 +32,7 @@ from train.features.command import run_features
 from train.features.encoding import encode_manifest, planned_shards, read_ahead, seed_of
 
 MEDIA = files("gradio") / "media_assets"
-RECIPE = replace(image.RECIPES["starter"], size=32).to_dict()
+RECIPE = replace(RECIPES["image"]["starter"], size=32).to_dict()
 CONFIG = EncoderConfig("tiny", (-2, -1, -1), (6, 4, 4))
 
 
@@ -91,7 +91,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_the_cache_gives_what_the_encoder_gives(tmp_path):
     items, encoder = pictures(tmp_path / "media", 5), Tiny()
     _, cache, _ = fill(tmp_path / "cache", items, batch=1)
-    recipe = image.ImageRecipe.from_dict(RECIPE)
+    recipe = ImageRecipe.from_dict(RECIPE)
     for each in items:
         features = cache.get(cache.key(each.media), 0)
         direct = encoder(recipe(recipe.open(each.media))[None], CONFIG.feature_layers)
@@ -99,22 +99,11 @@ def test_the_cache_gives_what_the_encoder_gives(tmp_path):
         assert all(torch.equal(f, d[0]) for f, d in zip(features, direct, strict=True))
 
 
-def test_layers_side_by_side_are_read_from_what_is_there(tmp_path):
-    items = pictures(tmp_path / "media", 2)
-    _, cache, _ = fill(tmp_path / "cache", items)
-    key = cache.key(items[0].media)
-    both = opened(tmp_path / "cache", encoder=EncoderConfig("tiny", ((1, -1), -2), (10, 6))).get(key, 0)
-    second, last, _ = cache.get(key, 0)
-    assert both[0].tolist() == [*second.tolist(), *last.tolist()] and both[1].tolist() == second.tolist()
-    with pytest.raises(EPALMError, match=r"reads layer \(0, 1\)"):
-        opened(tmp_path / "cache", encoder=EncoderConfig("tiny", ((0, 1),), (11,)))
-
-
 def test_draws_are_the_training_transform_with_a_seed_of_content_and_draw(tmp_path):
     items, encoder = pictures(tmp_path / "media", 2), Tiny()
     report, cache, _ = fill(tmp_path / "cache", items, draws=2, batch=1)
     assert report.encoded == 6
-    recipe, path = image.ImageRecipe.from_dict(RECIPE), items[1].media
+    recipe, path = ImageRecipe.from_dict(RECIPE), items[1].media
     key = cache.key(path)
     for draw in (1, 2):
         seed = seed_of(key, draw)
@@ -159,11 +148,11 @@ def test_videos_and_sounds(tmp_path, modality):
         TimesformerModel(TimesformerConfig(**sizes, image_size=32, num_frames=4)).save_pretrained(
             tmp_path / "e"
         )
-        recipe = replace(video.RECIPES["epalm-video-8"], size=32, frames=4)
+        recipe = replace(RECIPES["video"]["epalm-video-8"], size=32, frames=4)
         media = [MEDIA / "videos" / name for name in ("a.mp4", "b.mp4")]
     else:
         ASTModel(ASTConfig(**sizes, max_length=96, num_mel_bins=48)).save_pretrained(tmp_path / "e")
-        recipe = replace(audio.RECIPES["epalm-audio-16k"], mel_bins=48, frames=96)
+        recipe = replace(RECIPES["audio"]["epalm-audio-16k"], mel_bins=48, frames=96)
         media = [MEDIA / "audio" / name for name in ("sax.wav", "cantina.wav")]
     config = EncoderConfig(str(tmp_path / "e"), (-2, -1), (24, 24))
     encoder = load_encoder(config.id)
@@ -287,7 +276,7 @@ def test_other_weights_under_the_same_name_are_refused(tmp_path):
 
 def test_wrong_widths_are_refused(tmp_path):
     cache = opened(tmp_path / "cache", encoder=replace(CONFIG, widths=(6, 4, 8)))
-    with pytest.raises(EPALMError, match=r"widths \[6, 4, 8\], but tiny gives \[6, 4, 4\]"):
+    with pytest.raises(EPALMError, match=r"widths \[6, 4, 8\], but they have \[6, 4, 4\]"):
         encode_manifest([], cache, Tiny())
 
 
@@ -415,14 +404,7 @@ def encode_here(folder: Path, rank: int, world: int, kill_at: int | None) -> Non
     width = json.loads((folder / "width.json").read_text())
     config = EncoderConfig(str(folder / "encoder"), (-1, -1), (width, width))
     run_features(
-        [folder / "train.jsonl"],
-        config,
-        load_encoder(config.id),
-        RECIPE,
-        folder / "cache",
-        draws=1,
-        batch=2,
-        workers=2,
+        [folder / "train.jsonl"], config, RECIPE, folder / "cache", draws=1, batch=2, workers=2, device="cpu"
     )
 
 
@@ -513,8 +495,7 @@ def test_the_command_says_what_it_did_and_what_it_could_not_read(work, tmp_path,
     config = EncoderConfig(str(work / "encoder"), (-1,), (width,))
     rows = [*pictures(tmp_path / "media", 2), item(tmp_path / "media" / "absent.png")]
     save_manifest(rows, tmp_path / "val.jsonl")
-    encoder = load_encoder(config.id)
-    assert run_features([tmp_path / "val.jsonl"], config, encoder, RECIPE, tmp_path / "cache", 0, 4, 2) == 1
+    assert run_features([tmp_path / "val.jsonl"], config, RECIPE, tmp_path / "cache", 0, 4, 2, "cpu") == 1
     said = capsys.readouterr().out
     assert "absent.png does not exist." in said
     assert "3 media: 2 views encoded, 0 were there." in said

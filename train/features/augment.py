@@ -31,10 +31,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from epalm.media.audio import AudioRecipe, Sound, WhisperRecipe
+from epalm.media.audio import Sound
 from epalm.media.container import MediaSource
-from epalm.media.image import ImageRecipe
-from epalm.media.video import Clip, VideoRecipe
+from epalm.media.recipes import AudioRecipe, ImageRecipe, VideoRecipe, WhisperRecipe
+from epalm.media.video import Clip
 
 Recipe = ImageRecipe | VideoRecipe | AudioRecipe | WhisperRecipe
 Media = Image.Image | Clip | Sound  # what a recipe opens
@@ -53,7 +53,7 @@ def open_augmented(recipe: Recipe, source: MediaSource, seed: int) -> Media:
         EPALMError: as the recipe's `open`.
     """
     if isinstance(recipe, VideoRecipe):
-        return replace(recipe, sampling="rand").open(source, seed)
+        return replace(recipe, sampling="rand").open(source, seed=seed)
     return recipe.open(source)
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from epalm.encoders.base import Encoder
 from epalm.errors import EPALMError
-from epalm.model import RECIPES_OF
+from epalm.media.recipes import recipe_from_dict
 from train.data.manifest import Item
 from train.features.augment import augmented, open_augmented
 from train.features.cache import FeatureCache, Sample, distinct
@@ -73,7 +73,7 @@ def encode_manifest(
     """
     paths = distinct(item.media for item in items)[rank::world]
     report = Report(len(paths))
-    recipe: Any = RECIPES_OF[encoder.modality](cache.recipe)
+    recipe: Any = recipe_from_dict(encoder.modality, cache.recipe)
 
     def unreadable(path: str, error: EPALMError) -> None:
         if path not in report.unreadable:

@@ -23,9 +23,9 @@ from PIL import Image
 
 from epalm.errors import EPALMError
 from epalm.media import previews
-from epalm.media.audio import RECIPES
 from epalm.media.container import modality_of
 from epalm.media.image import open_image
+from epalm.media.recipes import RECIPES
 from epalm.media.video import open_video
 
 Draw = Callable[[Axes], None]
@@ -239,7 +239,7 @@ def preview(path: Path, modality: str | None = None) -> Preview:
     if found == "video" and modality != "audio":
         frames = open_video(path, FRAMES, "uniform").frames
         return Preview([thumbnail(Image.fromarray(frame), SIDE // 2) for frame in frames])
-    spectrogram, _ = previews.listen(RECIPES["epalm-audio-16k"], path)
+    spectrogram, _ = previews.listen(RECIPES["audio"]["epalm-audio-16k"], path)
     kind = SOUNDS.get(path.suffix.lower())
     played = data_uri(kind, path.read_bytes()) if kind and path.stat().st_size < PLAYED else None
     return Preview([jpeg(spectrogram)], played)

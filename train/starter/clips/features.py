@@ -13,7 +13,7 @@ from safetensors.torch import save
 from epalm.encoders.frames import FrameEncoder
 from epalm.encoders.load import load_encoder
 from epalm.files import atomic, read_json_lines
-from epalm.media.video import RECIPES
+from epalm.media.recipes import RECIPES
 
 ENCODER = "frames/starter/efficientnet-lite2"
 
@@ -22,7 +22,7 @@ ENCODER = "frames/starter/efficientnet-lite2"
 def encode_clips(work: Path) -> None:
     """WORK/clips.jsonl -> WORK/clips.safetensors."""
     rows = read_json_lines(work / "clips.jsonl")
-    encoder, recipe = load_encoder(ENCODER, progress=print), RECIPES["starter"]
+    encoder, recipe = load_encoder(ENCODER, progress=print), RECIPES["video"]["starter"]
     assert isinstance(encoder, FrameEncoder)
     pooled, changes = [], []
     for i, row in enumerate(rows):

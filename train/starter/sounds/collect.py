@@ -22,7 +22,8 @@ import torch
 
 from epalm.errors import EPALMError
 from epalm.files import write_json_lines
-from epalm.media.audio import open_audio, resampled
+from epalm.media.audio import open_audio
+from epalm.media.transforms import resampled
 from train.starter.packages import read_rcc, unpack
 from train.starter.split import groups_of
 

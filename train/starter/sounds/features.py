@@ -17,7 +17,9 @@ from torchaudio.functional import fftconvolve, highpass_biquad, lowpass_biquad, 
 
 from epalm.encoders.load import load_encoder
 from epalm.files import atomic, read_json_lines
-from epalm.media.audio import RECIPES, WHISPER_RATE, Sound, open_audio
+from epalm.media.audio import Sound, open_audio
+from epalm.media.recipes import RECIPES
+from epalm.media.transforms import WHISPER_RATE
 
 ENCODER = "starter/whisper-tiny.en"
 PAIRS = {"train": 1200, "test": 160}
@@ -80,7 +82,7 @@ def choose_pairs(rows: list[dict], seed: int) -> list[tuple[int, int]]:
 def encode_sounds(work: Path, views: int = 2, seed: int = 0) -> None:
     """WORK/sounds.jsonl -> WORK/sounds.safetensors; held-out sounds only get view 0."""
     rows = read_json_lines(work / "sounds.jsonl")
-    encoder, recipe = load_encoder(ENCODER, progress=print), RECIPES["starter"]
+    encoder, recipe = load_encoder(ENCODER, progress=print), RECIPES["audio"]["starter"]
     layers = range(len(encoder.widths))
 
     def encode(wave: Tensor) -> Tensor:

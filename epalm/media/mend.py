@@ -1,0 +1,167 @@
+"""Pictures that every browser shows although something about their files is wrong.
+
+clean_png      without the chunks that a picture does not need: megabytes of text, colour profiles, wrong
+               checksums in notes
+complete_jpeg  without the last few bytes
+"""
+
+import random
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+
+# Chunks without which a picture looks different. Pillow turns pictures by the EXIF data, and by two texts.
+PICTURE = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf")
+ANCILLARY = 0x20  # a bit of a chunk's name: what it holds may be left out
+TURNS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
+MAX_TEXT = 1 << 18  # bytes of such a text
+
+MISSING = 0.1  # share of a picture that may be missing at its end
+MISSING_BYTES = 64  # or so few bytes, which are a larger share of a tiny picture
+SMALL_CHANGE = 8  # of 255: pixels that differ by less are the same
+BLOCK = 16  # pixels per side of what a JPEG encodes at once
+
+END_OF_IMAGE = b"\xff\xd9"
+START_OF_SCAN, PROGRESSIVE = 0xDA, 0xC2
+WITHOUT_LENGTH = (0x01, *range(0xD0, 0xDA))  # markers
+
+
+def is_png(file: BinaryIO) -> bool:
+    file.seek(0)
+    return file.read(len(PNG)) == PNG
+
+
+def is_jpeg(file: BinaryIO) -> bool:
+    file.seek(0)
+    return file.read(len(JPEG)) == JPEG
+
+
+# ---------------------------------------------------------------- PNG
+
+
+def clean_png(file: BinaryIO, most: int) -> bytes | None:
+    """A PNG file with what its first picture needs, and an end; None if that has more than `most` bytes.
+
+    Chunks that a picture needs stay as they are, wrong checksums included: those are damage.
+    """
+    kept, size = [PNG], len(PNG)
+    for kind, body, checksum in chunks(file, most):
+        if kind[0] & ANCILLARY and not wanted(kind, body, checksum):
+            continue
+        size += len(body) + 12
+        if size > most:
+            return None
+        kept += [struct.pack(">I", len(body)), kind, body, checksum]
+        if kind == b"IEND":
+            break
+    return b"".join(kept)
+
+
+def chunks(file: BinaryIO, most: int) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Name, content and checksum of every chunk; the last one may be cut off by the file's end."""
+    file.seek(len(PNG))
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind[0] & ANCILLARY and length > MAX_TEXT and kind != b"eXIf":
+            file.seek(length + 4, 1)
+            continue
+        body = file.read(min(length, most + 1))
+        checksum = file.read(4)
+        if len(body) < length or len(checksum) < 4:  # cut off: what is there counts
+            checksum = struct.pack(">I", zlib.crc32(kind + body))
+        yield kind, body, checksum
+
+
+def wanted(kind: bytes, body: bytes, checksum: bytes) -> bool:
+    """Whether a chunk that may be left out has its say in how the picture looks."""
+    if struct.pack(">I", zlib.crc32(kind + body)) != checksum:
+        return False
+    if kind in PICTURE:
+        return True
+    if kind not in (b"iTXt", b"tEXt", b"zTXt") or not body.startswith(TURNS):
+        return False
+    compressed = kind == b"zTXt" or (kind == b"iTXt" and body[body.index(0) + 1 : body.index(0) + 2] == b"\1")
+    return not compressed or kind == b"zTXt" and small(body[body.index(0) + 2 :])
+
+
+def small(compressed: bytes) -> bool:
+    """Whether a compressed text has no more than MAX_TEXT bytes."""
+    inflate = zlib.decompressobj()
+    try:
+        inflate.decompress(compressed, MAX_TEXT)
+    except zlib.error:
+        return False
+    return not inflate.unconsumed_tail
+
+
+# ---------------------------------------------------------------- JPEG
+
+
+def complete_jpeg(content: bytes, decoded: Callable[[bytes], Image.Image]) -> Image.Image | None:
+    """A JPEG without its end, as a picture whose last pixels are made up; None if too much is missing.
+
+    How much is missing shows where two different endings first make a difference.
+
+    Args:
+        decoded: opens the bytes of a whole file; raises if they are none.
+    """
+    content = content.rstrip(b"\xff")
+    if content.endswith(END_OF_IMAGE) or not last_details(content):
+        return None
+    noise = random.Random(0).choices(range(1, 255), k=4096)
+    try:
+        plain, other = (decoded(content + end + END_OF_IMAGE) for end in (b"", bytes(noise)))
+    except Exception:  # damaged in other places, too
+        return None
+    difference = np.abs(np.asarray(plain).astype(np.int16) - np.asarray(other)).max(-1) > SMALL_CHANGE
+    rows, columns = (-(-side // BLOCK) for side in difference.shape)
+    padded = np.zeros((rows * BLOCK, columns * BLOCK), bool)
+    padded[: difference.shape[0], : difference.shape[1]] = difference
+    blocks = padded.reshape(rows, BLOCK, columns, BLOCK).any((1, 3)).flatten()
+    good = int(blocks.argmax()) if blocks.any() else len(blocks)
+    missing = 1 - good / len(blocks)
+    few = len(content) * missing <= MISSING_BYTES
+    return plain if missing <= MISSING or few else None
+
+
+def last_details(content: bytes) -> bool:
+    """Whether a JPEG goes as far as its finest details: a progressive one brings them in its last passes.
+
+    Of every coefficient of every colour, at most the last bit may be missing.
+    """
+    progressive = False
+    components: list[int] = []
+    reached: dict[int, set[int]] = {}  # component -> coefficients
+    for marker, body in segments(content):
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(body) >= 6:
+            progressive = marker == PROGRESSIVE
+            components = [body[6 + 3 * i] for i in range(body[5]) if 6 + 3 * i < len(body)]
+        elif marker == START_OF_SCAN and body and len(body) >= 4 + 2 * body[0]:
+            first, last, bits = body[1 + 2 * body[0] : 4 + 2 * body[0]]
+            if bits & 15 <= 1:
+                for i in range(body[0]):
+                    reached.setdefault(body[1 + 2 * i], set()).update(range(first, last + 1))
+    if not progressive:
+        return bool(reached)
+    return all(reached.get(component, set()) >= set(range(64)) for component in components)
+
+
+def segments(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and content of every segment of a JPEG that has not been cut off."""
+    place = 2
+    while 0 <= (place := content.find(b"\xff", place)) < len(content) - 3:
+        marker = content[place + 1]
+        if marker in (0, 0xFF) or marker in WITHOUT_LENGTH:
+            place += 1 if marker == 0xFF else 2
+            continue
+        length = int.from_bytes(content[place + 2 : place + 4])
+        if place + 2 + length > len(content):
+            return
+        yield marker, content[place + 4 : place + 2 + length]
+        place += 2 + max(2, length)
