@@ -10,6 +10,13 @@ from epalm.encoders import ast, frames, original, timesformer, timm_image, whisp
 from epalm.encoders.base import Encoder, hub_errors
 from epalm.errors import EPALMError
 
+# By what `model_type` says; a new kind of encoder is one more entry.
+LOADERS: dict[str, Callable[[str, str | None], Encoder]] = {
+    "timm": timm_image.load,
+    "timesformer": timesformer.load,
+    "audio-spectrogram-transformer": ast.load,
+}
+
 
 def load_encoder(
     backbone: str | Path,
@@ -47,12 +54,8 @@ def load_encoder(
         encoder = timm_image.load_starter(name, progress)
     elif path.is_file():
         encoder = original.encoder_from_file(path)
-    elif (kind := model_type(name, revision)) == "timm":
-        encoder = timm_image.load(name, revision)
-    elif kind == "timesformer":
-        encoder = timesformer.load(name, revision)
-    elif kind == "audio-spectrogram-transformer":
-        encoder = ast.load(name, revision)
+    elif (kind := model_type(name, revision)) in LOADERS:
+        encoder = LOADERS[kind](name, revision)
     else:
         raise EPALMError(
             f"{name} is a model of type {kind!r}, which is no supported encoder: use a timm model for "
