@@ -1,8 +1,9 @@
 """Record what the official caption evaluation says, with its Java tokenizer -> tests/golden/metrics/.
 
     pip install pycocoevalcap==1.2                       # and any Java
-    python -m benchmarks.record_metrics                    # captions.json: made up, full of difficult words
-    python -m benchmarks.record_metrics --audiocaps DIR       # real.json
+    python -m benchmarks.record_metrics                  # captions.json: made up, full of difficult words
+    python -m benchmarks.record_metrics --elisions       # elisions.json: l'età, d'été, aujourd'hui, …
+    python -m benchmarks.record_metrics --audiocaps DIR  # real.json
 
 DIR is the folder `data` of aac-metrics' source package: a model's captions for AudioCaps and the references.
 captions.json keeps the sentences and their official words, because the tests run where Java is missing.
@@ -58,6 +59,7 @@ VERBS = """
     | ma'am | lemme | 'cause of | 'em
 """
 BETWEEN = "on | in | with | next to | near | - | -- | – | ... | … | , | ; | : | & | / | w/ | @"
+APOSTROPHES = "''\N{RIGHT SINGLE QUOTATION MARK}"
 ENDS = ("", ".", ".", ".", "!", "?", "...", "..", "!!", "?!", '."', ".)", " .", "  ", ",", "'", "*", " -")
 PARTS = (parts(NOUNS), parts(VERBS), parts(BETWEEN), parts(NOUNS))
 
@@ -87,6 +89,35 @@ def made_up(items: int = 500, references: int = 2, seed: int = 0) -> list[list[s
         scene = [rng.choice(options) for options in PARTS]
         out.append([sentence(rng, scene) for _ in range(1 + references)])
     return out
+
+
+SENTENCES = """
+    L'età dell'uomo è scritta sull'albero. | C'è un'altra città all'ombra dell'Università. | Un po' di tutto,
+    gli anni '80. | Un homme à l'île d'Oléron, c'est l'été. | L'élève s'étire près de l'église d'à côté. |
+    Aujourd'hui, l'âne n'a pas d'ânon ; qu'est-ce que c'est ? | Jusqu'à l'école, lorsqu'il pleut, quelqu'un
+    d'autre. | J'ai vu l'œuvre d'art à l'hôtel. | Un chef-d’œuvre et des hors-d'œuvre. | L’eau-de-vie de
+    l'après-midi. | S'il vous plaît, n'oublie pas l'Élysée. | El niño está en la playa con su perro. | ¿Cómo
+    está? ¡Qué día! | Un copo d'água y una estrela-d'alva. | Der Hund läuft über die Straße, geht's gut? | Ein
+    Mädchen fährt mit'm Fahrrad. | Die Äpfel sind für's Kind. | O'Reilly and D'Angelo's bar, L'Oréal's.
+"""
+BEFORE = "l d j c s m t n qu L D J S N Qu dell all sull un lorsqu jusqu quelqu aujourd presqu o O gl com"
+AFTER = (
+    "età île été élève œuvre uomo è à ô ombra auto Élysée Università état étaient est ünder ärger ñandú "
+    "un été-ci arc-en-ciel ha École Œuvre çà s re à-côté é1 1 x1"
+)
+
+
+def elisions(sentences: int = 200, seed: int = 0) -> list[list[str]]:
+    """Sentences with words joined by an apostrophe: real ones, and three random joints each."""
+    rng = random.Random(seed)
+    before, after = BEFORE.split(), AFTER.split()
+
+    def joint() -> str:
+        return f"{rng.choice(before)}{rng.choice(APOSTROPHES)}{rng.choice(after)}"
+
+    made = [[f"{joint()} {joint()}.", f"le {joint()} ici", joint()] for _ in range(sentences)]
+    real = parts(SENTENCES)
+    return [real[start : start + 3] for start in range(0, len(real), 3)] + made
 
 
 def audiocaps(folder: Path) -> list[list[str]]:
@@ -145,8 +176,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--audiocaps", type=Path, metavar="DIR")
-    folder = parser.parse_args().audiocaps
-    if folder:
+    parser.add_argument("--elisions", action="store_true")
+    arguments = parser.parse_args()
+    folder = arguments.audiocaps
+    if arguments.elisions:
+        items = elisions()
+        write("elisions.json", {"raw": items, "official": official_words(items)})
+    elif folder:
         source = "AudioCaps and a model's captions: example_1.csv and example_2.csv of aac-metrics 0.6.0"
         write("real.json", {"source": source, **measure(audiocaps(folder))})
     else:

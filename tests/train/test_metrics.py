@@ -13,11 +13,19 @@ from train.metrics.cider import CiderD
 from train.metrics.exact import label_accuracy
 from train.metrics.rouge import lcs_length, rouge_l
 from train.metrics.tokenizer import tokenize
-from train.metrics.vqa import CONTRACTIONS, map_words, normalise, strip_punctuation, vqa_accuracy
+from train.metrics.vqa import (
+    CONTRACTIONS,
+    map_words,
+    normalise,
+    strip_punctuation,
+    vqa_accuracy,
+    vqa_accuracy_since_2021,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ANSWERS = json.loads((GOLDEN / "extras" / "answers_metrics.json").read_text())
 CAPTIONS = json.loads((GOLDEN / "metrics" / "captions.json").read_text())
+ELISIONS = json.loads((GOLDEN / "metrics" / "elisions.json").read_text())
 REAL = json.loads((GOLDEN / "metrics" / "real.json").read_text())
 SAME = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr", "METEOR"]
 
@@ -86,6 +94,24 @@ def test_vqa_answers_of_humans_keep_their_words_but_lose_punctuation_where_they_
     assert vqa_accuracy("two", ["two"] * 9 + ["2"]) == pytest.approx(0.3)  # "two" is predicted as "2"
 
 
+@pytest.mark.parametrize(
+    ("prediction", "answers", "before", "since"),
+    [
+        ("two", ["two"] * 9 + ["2"], 0.3, 1.0),  # numbers of both sides are mapped now
+        ("the dog", ["the dog"] * 9 + ["dogs"], 0.0, 1.0),  # and articles dropped
+        ("t shirt", ["t-shirt"] * 9 + ["shirt"], 1.0, 1.0),
+        ("Yes.", ["yes"] * 10, 1.0, 0.0),  # where all agree, both are compared as written now
+        ("yes ", ["yes\n"] * 10, 0.0, 1.0),
+        ("none", ["none"] * 10, 0.0, 1.0),
+        ("none", ["none"] * 3 + ["0"] * 7, 1.0, 1.0),
+        ("dont know", ["don't know"] * 5 + ["dont know"] * 5, 1.0, 1.0),
+    ],
+)
+def test_the_vqa_script_changed_in_march_2021(prediction, answers, before, since):
+    assert vqa_accuracy(prediction, answers) == pytest.approx(before)
+    assert vqa_accuracy_since_2021(prediction, answers) == pytest.approx(since)
+
+
 def test_vqa_accuracy_of_a_split_is_the_original_s():
     example = ANSWERS["vqa_example"]
     answers = {key: [a["answer"] for a in truth["answers"]] for key, truth in example["gt"].items()}
@@ -147,6 +173,18 @@ def test_the_official_tokenizer_splits_difficult_captions_the_same():
     otherwise = sum(tokenize(caption) != words.split() for caption, words in pairs)
     assert len(pairs) == 1500
     assert otherwise <= 1  # as written in the tokenizer's docstring
+
+
+@pytest.mark.parametrize("item", list(zip(*ELISIONS.values(), strict=True))[:6])
+def test_sentences_of_other_languages_split_as_the_official_tokenizer_does(item):
+    for sentence, words in zip(*item, strict=True):
+        assert tokenize(sentence) == words.split()
+
+
+def test_elisions_split_as_the_official_tokenizer_does():
+    pairs = [pair for item in zip(*ELISIONS.values(), strict=True) for pair in zip(*item, strict=True)]
+    otherwise = [sentence for sentence, words in pairs if tokenize(sentence) != words.split()]
+    assert len(pairs) == 618 and otherwise == []
 
 
 @pytest.fixture(scope="module")

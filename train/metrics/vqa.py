@@ -2,9 +2,14 @@
 
     vqa_accuracy(" Two dogs.", ["2 dogs"] * 3 + ["dogs"] * 7)   # 0.9 = (3 · 2/3 + 7 · 3/3) / 10
 
-The steps and their oddities are those of the official evaluation as the original implementation and the
-paper used it: the human answers go through the punctuation step only, and only where they disagree. (Other
-copies of the script in use apply the number and article step to both sides.)
+The official evaluation script changed in March 2021, and numbers of before and after must not be compared:
+
+    before       the prediction goes through both steps (punctuation; numbers and articles), the human answers
+                 through the punctuation step only, and only where they disagree. The paper's numbers.
+    since        where the human answers disagree, both sides go through both steps; where all ten are the
+                 same, both are compared as written, in their letter case.
+
+Both are at https://github.com/GT-Vision-Lab/VQA, and their oddities are kept.
 """
 
 from __future__ import annotations
@@ -61,22 +66,41 @@ def map_words(text: str) -> str:
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
+def one_line(answer: str) -> str:
+    """An answer without line breaks, tabs, and spaces around it."""
+    return answer.replace("\n", " ").replace("\t", " ").strip()
+
+
 def normalise(answer: str) -> str:
-    """A predicted answer as it is compared: " Yes." -> "yes", "a T-shirt" -> "t shirt"."""
-    answer = answer.replace("\n", " ").replace("\t", " ").strip()
-    return map_words(strip_punctuation(answer))
+    """An answer after both steps: " Yes." -> "yes", "a T-shirt" -> "t shirt"."""
+    return map_words(strip_punctuation(one_line(answer)))
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """Accuracy in [0, 1] of one answer: the mean over each human left out of min(1, agreeing others / 3).
+    """Accuracy in [0, 1] of one answer by the script before March 2021.
 
     Args:
         prediction: the model's text; it is normalised here.
         answers: the human answers as in the official annotations, normally ten.
     """
-    predicted = normalise(prediction)
     if len(set(answers)) > 1:
         answers = [strip_punctuation(answer) for answer in answers]
+    return agreement(normalise(prediction), answers)
+
+
+def vqa_accuracy_since_2021(prediction: str, answers: Sequence[str]) -> float:
+    """Accuracy in [0, 1] of one answer by the script since March 2021; arguments as `vqa_accuracy`.
+
+    Where all humans agree the prediction is compared as written: only spaces around it are dropped.
+    """
+    predicted, answers = one_line(prediction), [one_line(answer) for answer in answers]
+    if len(set(answers)) > 1:
+        predicted, answers = normalise(predicted), [normalise(answer) for answer in answers]
+    return agreement(predicted, answers)
+
+
+def agreement(predicted: str, answers: Sequence[str]) -> float:
+    """The mean over each human left out of min(1, agreeing others / 3)."""
     agrees = [answer == predicted for answer in answers]
     total = sum(agrees)
     return sum(min(1.0, (total - own) / 3) for own in agrees) / len(agrees)
