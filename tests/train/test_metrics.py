@@ -1,13 +1,12 @@
 """Metrics: equal to the official evaluation's, and to what one works out by hand."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from epalm.errors import EPALMError
-from train.metrics import by_group, java, score_captions, score_labels, score_vqa
+from train.metrics import by_group, score_captions, score_labels, score_vqa
 from train.metrics.bleu import add, bleu, bleu_counts
 from train.metrics.cider import CiderD
 from train.metrics.exact import label_accuracy
@@ -226,16 +225,6 @@ def test_cider_equals_pycocoevalcap(words):
     assert ours == pytest.approx(samples.tolist(), abs=1e-6)
 
 
-def test_meteor_runs_where_java_does():
-    pytest.importorskip("pycocoevalcap")
-    if shutil.which("java") is None:
-        pytest.skip("no Java")
-    dog, cats = tokenize("a dog runs on the green grass"), tokenize("two cats")
-    corpus, samples = java.meteor([dog, [], dog], [[dog, cats], [cats], [cats]])
-    assert samples == pytest.approx([1.0, 0.0, 0.0])
-    assert 0 < corpus < 1
-
-
 def test_from_raw_captions_the_scores_are_the_official_ones_within_half_a_point():
     raw = {str(i): item for i, item in enumerate(CAPTIONS["raw"])}
     scores = score_captions({k: v[0] for k, v in raw.items()}, {k: v[1:] for k, v in raw.items()}, java=False)
@@ -269,19 +258,6 @@ def test_cider_weighs_words_by_the_evaluated_references():
 def test_the_common_subsequence_keeps_the_order_of_words():
     assert lcs_length(list("abcbdab"), list("bdcaba")) == 4
     assert lcs_length([], ["a"]) == lcs_length(["a"], []) == 0
-
-
-@pytest.mark.parametrize("broken", [False, True])
-def test_without_java_that_starts_the_scores_say_what_is_missing(broken, tmp_path, monkeypatch):
-    pytest.importorskip("pycocoevalcap")
-    if broken:
-        (tmp_path / "java").write_text("#!/bin/sh\nexit 1\n")
-        (tmp_path / "java").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    scores = score_captions({"1": "a dog"}, {"1": ["a dog"]})
-    assert "METEOR" not in scores.corpus
-    assert scores.absent["METEOR"].startswith("METEOR needs Java")
-    assert scores.absent["SPICE"].startswith("SPICE needs Java")
 
 
 def test_ids_on_one_side_only_are_refused():
