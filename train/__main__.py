@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 from epalm.errors import EPALMError
-from train.commands import add_evaluate, add_fit, add_study
+from train.commands import add_evaluate, add_fit, add_report, add_study
 from train.data.prepare import add_prepare
 from train.features.command import add_features
-from train.reports.page import add_report
 
 
 def main() -> int:

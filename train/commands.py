@@ -1,4 +1,4 @@
-"""The commands `fit`, `evaluate` and `study`: their arguments. The work is in the modules of these names."""
+"""The commands `fit`, `evaluate`, `report` and `study`: their arguments. Other modules do the work."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ def add_evaluate(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="measure an adapter on a benchmark's split",
-        description="Predict every item of a split and compute the benchmark's metrics. Writes "
-        "predictions-SPLIT.jsonl and metrics-SPLIT.json into the run folder and prints a table beside the "
-        "paper's numbers.",
+        description="Predict every item of a split and compute the benchmark's metrics, with 95 %% intervals "
+        "(bootstrap over the items). Writes predictions-SPLIT.jsonl and metrics-SPLIT.json into the run "
+        "folder, names them after the manifest if it is another one than the training's, and prints a table "
+        "beside the paper's numbers.",
         epilog="Predictions are kept as they come: a stopped run goes on where it was.",
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="settings of the training, a YAML file")
@@ -45,6 +46,12 @@ def add_evaluate(commands: Any) -> None:
     parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="%(default)s")
     parser.add_argument("--blind", action="store_true", help="also with another item's media: guessing")
     parser.add_argument("--text-only", action="store_true", help="also without any media")
+    parser.add_argument(
+        "--against", type=Path, metavar="DIR", help="also compare, item by item, with another run's folder"
+    )
+    parser.add_argument(
+        "--submission", action="store_true", help="also write the file that the benchmark's server takes"
+    )
     parser.add_argument("--no-java", action="store_true", help="leave out METEOR and SPICE, which start Java")
     parser.add_argument("--batch", type=int, metavar="N", help="items per batch (evaluation.batch)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SETTING)
@@ -71,10 +78,40 @@ def add_study(commands: Any) -> None:
     parser.set_defaults(run=study)
 
 
+def add_report(commands: Any) -> None:
+    """Register `report` among the subparsers of `python -m train`."""
+    parser = commands.add_parser(
+        "report",
+        help="one HTML page about a run: curves, results, samples, failures, cost",
+        description="Write RUN_DIR/report.html, one page that needs no network: loss and learning-rate "
+        "curves, metrics per epoch and on the evaluated splits with their 95 %% intervals, the best, the "
+        "worst and random predictions with their media, failures, cost and settings; and the curves as PNG "
+        "files beside it. Works while a training runs: the page says what is not there yet.",
+    )
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder that fit or evaluate wrote")
+    parser.add_argument(
+        "--media",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="folder that relative media paths start from (default: the current one)",
+    )
+    parser.add_argument(
+        "--against", type=Path, metavar="DIR", help="also compare, item by item, with another run's folder"
+    )
+    parser.set_defaults(run=report)
+
+
 def study(arguments: argparse.Namespace) -> None:
     from train.reports.study import run_study
 
     run_study(arguments)
+
+
+def report(arguments: argparse.Namespace) -> None:
+    from train.reports.page import write_report
+
+    print(write_report(arguments.run_dir, arguments.media, arguments.against))
 
 
 def fit(arguments: argparse.Namespace) -> int:

@@ -11,9 +11,10 @@ import hashlib
 import json
 import random
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,55 +28,19 @@ from epalm.adapter import CONFIG, WEIGHTS, Adapter
 from epalm.config import AdapterConfig
 from epalm.decoding import InjectedLM
 from epalm.errors import EPALMError
-from epalm.files import JsonLines, read_json_lines, write_json, write_json_lines
+from epalm.files import JsonLines, read_json_lines, write_json
 from epalm.text import TaskText, pad_left
 from train.data.benchmarks import find_dataset
 from train.data.manifest import Item
 from train.features.source import FeatureSource, feature_source
 from train.frozen import load_frozen_encoder, load_frozen_lm, say
 from train.machine import memory_full
-from train.metrics import by_group, score_captions, score_labels, score_vqa
+from train.results import read_predictions, result_name, write_predictions, write_submission
 from train.run_folder import exclusive
+from train.scores import Scores, compare, groups_of, in_words, score, scores_of_run, table
 from train.settings import Settings, load_settings
 
 Seeing = Literal["own", "blind", "text only"]  # the item's media, another item's, or none
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Metrics of a split as fractions, the score of every item, and why metrics are missing."""
-
-    metrics: dict[str, float]
-    samples: dict[str, float]
-    absent: dict[str, str] = field(default_factory=dict)
-
-
-def score(dataset: str, items: Sequence[Item], predictions: Mapping[str, str], java: bool) -> Scores:
-    """Metrics of a benchmark's predictions; none where the split comes without answers.
-
-    Args:
-        predictions: text by item id, of all items.
-        java: also the metrics that need Java.
-    """
-    benchmark = find_dataset(dataset)
-    if not any(item.answers for item in items):
-        return Scores({}, {}, dict.fromkeys(benchmark.metrics, "the split has no answers to compare with."))
-    answers = {item.id: item.answers for item in items}
-    if benchmark.task == "caption":
-        captions = score_captions(predictions, answers, java)
-        name = benchmark.metrics[0]
-        samples = {key: values[name] for key, values in captions.samples.items()}
-        return Scores(captions.corpus, samples, captions.absent)
-    if benchmark.metrics[0] == "VQA accuracy":
-        result = score_vqa(predictions, answers)
-    else:
-        result = score_labels(predictions, {key: labels_of(value) for key, value in answers.items()})
-    return Scores({benchmark.metrics[0]: result.accuracy}, result.samples)
-
-
-def labels_of(answers: Sequence[str]) -> dict[str, float]:
-    """Every answer that is named counts fully."""
-    return dict.fromkeys(answers, 1.0)
 
 
 # ---------------------------------------------------------------- predictions
@@ -143,7 +108,7 @@ def evaluate_split(
     """
     rank, world = accelerator.process_index, accelerator.num_processes
     others = partners(items) if seeing == "blind" else items
-    done = read_predictions(record)
+    done = kept_predictions(record)
     own = [i for i in range(rank, len(items), world) if items[i].id not in done]
     predictions = dict(done)
     progress = tqdm(
@@ -176,9 +141,10 @@ def evaluate_split(
         file.close()
     for part in gather_object([new]):
         predictions |= part
-    scores = score(settings.data.dataset, items, predictions, java)
+    scores = score(find_dataset(settings.data.dataset), items, predictions, java)
     if record is not None and accelerator.is_main_process:
-        write_predictions(record.with_suffix(".jsonl"), items, predictions, scores)
+        samples = scores.of(settings.metric)
+        write_predictions(record.with_name(f"{record.name}.jsonl"), items, predictions, samples)
     return scores
 
 
@@ -200,42 +166,86 @@ def partners(items: Sequence[Item]) -> list[Item]:
     return found
 
 
-def read_predictions(record: Path | None) -> dict[str, str]:
+def kept_predictions(record: Path | None) -> dict[str, str]:
     """What earlier runs predicted."""
     paths = sorted(record.glob("*.jsonl")) if record is not None else []
     return {key: answer for path in paths for key, answer in read_json_lines(path)}
 
 
-def write_predictions(
-    path: Path, items: Sequence[Item], predictions: Mapping[str, str], scores: Scores
-) -> None:
-    """All predictions in the items' order, with their scores."""
-    rows = (
-        {
-            "id": item.id,
-            "media": item.media,
-            "prompt": item.prompt,
-            "prediction": predictions[item.id],
-            "answers": item.answers,
-            "score": scores.samples.get(item.id),
-        }
-        for item in items
-    )
-    write_json_lines(path, rows)
-
-
 # ---------------------------------------------------------------- the command
 
 
-def evaluate(settings: Settings, split: str, model: Path, blind: bool, text_only: bool, java: bool) -> Scores:
-    """Evaluate the adapter in folder `model`; writes predictions-SPLIT.jsonl and metrics-SPLIT.json.
+@dataclass(frozen=True)
+class Wanted:
+    """What an evaluation does besides predicting and scoring."""
+
+    blind: bool = False
+    text_only: bool = False
+    java: bool = True
+    against: Path | None = None  # another run's folder
+    submission: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The scores of a split with what they are compared with.
+
+    Attributes:
+        name: stands for the manifest in the files' names.
+        others: the score of every item by id, of a baseline or another run.
+    """
+
+    settings: Settings
+    name: str
+    manifest: str
+    items: Sequence[Item]
+    scores: Scores
+    baselines: Mapping[str, Scores | None]
+    others: Mapping[str, Mapping[str, float]]
+
+    def write(self, out: Path) -> None:
+        """Write metrics-NAME.json, and print the table and the comparisons."""
+        metric, paper = self.settings.metric, self.settings.paper
+        own, spans = self.scores.of(metric), self.scores.intervals()
+        compared = {key: found for key, other in self.others.items() if (found := compare(own, other))}
+        columns = {key: found.metrics for key, found in self.baselines.items() if found}
+        result: dict[str, Any] = {
+            "manifest": self.manifest,
+            "metric": metric,
+            "metrics": self.scores.metrics,
+            "intervals": spans,
+            **{key.replace(" ", "_"): columns.get(key) for key in self.baselines},
+            "compared": {key: asdict(found) for key, found in compared.items()},
+            "count": len(self.items),
+            "absent": self.scores.absent,
+        }
+        if own and (groups := groups_of(self.items, own)):
+            result["groups"] = groups
+        if paper:
+            result["paper"] = paper
+        write_json(out / f"metrics-{self.name}.json", result)
+        print(table(self.scores.metrics, spans, columns | ({"paper": paper} if paper else {})))
+        for key, found in compared.items():
+            print(in_words(metric, key, found))
+        sys.stdout.flush()
+
+
+def evaluate(settings: Settings, split: str, model: Path, wanted: Wanted) -> Scores:
+    """Evaluate the adapter in folder `model`; writes predictions and metrics as `train.results` names them.
 
     Raises:
         EPALMError: the adapter was made for other parts than the settings name, or data is missing.
     """
     accelerator = Accelerator()
     device = str(accelerator.device)
+    dataset, metric, out = find_dataset(settings.data.dataset), settings.metric, Path(settings.out)
+    if wanted.submission and dataset.submission is None:
+        raise EPALMError(f"--submission: nobody has a server for {dataset.title} that this project knows.")
     items = settings.items(split)
+    ids = [item.id for item in items]
+    theirs = None if wanted.against is None else scores_of_run(wanted.against, ids, metric)
+    manifest = str(getattr(settings.data, split))
+    name = result_name(out, split, manifest)
     adapter = Adapter.load(model).to(accelerator.device)
     check_adapter(adapter.config, settings, model)
     config = adapter.config = replace(adapter.config, generation=settings.generation)
@@ -243,44 +253,38 @@ def evaluate(settings: Settings, split: str, model: Path, blind: bool, text_only
     text = TaskText(config.task, tokenizer)
     encoder = load_frozen_encoder(settings, device) if settings.data.cache is None else None
     features = feature_source(settings, config, {"evaluated": items}, encoder)
-    out, begun = Path(settings.out), time.monotonic()
+    begun = time.monotonic()
     made_with = fingerprint(model, settings, items)
 
     def run(seeing: Seeing) -> Scores:
-        name = f"predictions-{split}" if seeing == "own" else f"{seeing.replace(' ', '-')}-{split}"
-        with_java = java and seeing == "own"
-        forget_others(accelerator, out / name, made_with)
+        record = out / (f"predictions-{name}" if seeing == "own" else f"{seeing.replace(' ', '-')}-{name}")
+        with_java = wanted.java and seeing == "own"
+        forget_others(accelerator, record, made_with)
         return evaluate_split(
-            accelerator, lm, text, adapter, features, items, settings, with_java, seeing, out / name
+            accelerator, lm, text, adapter, features, items, settings, with_java, seeing, record
         )
 
     scores = run("own")
     baselines = {
-        "blind": run("blind").metrics if blind else None,
-        "text_only": run("text only").metrics if text_only else None,
+        "blind": run("blind") if wanted.blind else None,
+        "text only": run("text only") if wanted.text_only else None,
     }
-    if accelerator.is_main_process:
-        result = {"metrics": scores.metrics, **baselines, "count": len(items), "absent": scores.absent}
-        if scores.samples and (groups := groups_of(items, scores)):
-            result["groups"] = groups
-        if settings.paper:
-            result["paper"] = settings.paper
-        write_json(out / f"metrics-{split}.json", result)
-        print(table(scores, baselines, settings.paper), flush=True)
-        file = out / f"predictions-{split}.jsonl"
-        say(f"{len(items)} items in {time.monotonic() - begun:.0f} s; predictions in {file}")
-        for name, why in scores.absent.items():
-            say(f"{name} is missing: {why}")
+    if not accelerator.is_main_process:
+        return scores
+    others = {key: found.of(metric) for key, found in baselines.items() if found}
+    if theirs is not None:
+        others[str(wanted.against)] = theirs
+    seconds = time.monotonic() - begun
+    evaluated = Evaluated(settings, name, manifest, items, scores, baselines, others)
+    evaluated.write(out)
+    file = out / f"predictions-{name}.jsonl"
+    say(f"{len(items)} items of {manifest} in {seconds:.0f} s; predictions in {file}")
+    if wanted.submission:
+        predictions = {row["id"]: row["prediction"] for row in read_predictions(file)}
+        say(f"For the server: {write_submission(out, Path(manifest).stem, dataset, items, predictions)}")
+    for absent, why in scores.absent.items():
+        say(f"{absent} is missing: {why}")
     return scores
-
-
-def groups_of(items: Sequence[Item], scores: Scores) -> dict[str, dict[str, float]]:
-    """Each grouping of the items, such as by question type: the mean score of every group."""
-    groupings = sorted({name for item in items for name in item.group})
-    return {
-        name: by_group(scores.samples, {item.id: item.group[name] for item in items if name in item.group})
-        for name in groupings
-    }
 
 
 def fingerprint(model: Path, settings: Settings, items: Sequence[Item]) -> str:
@@ -315,33 +319,21 @@ def check_adapter(found: AdapterConfig, settings: Settings, model: Path) -> None
             raise EPALMError(f"{model} was trained with the {what} {there}, but the settings name {here}.")
 
 
-def table(scores: Scores, baselines: Mapping[str, Any], paper: Mapping[str, float]) -> str:
-    """The metrics times 100, beside baselines and the paper's numbers."""
-    columns = {"this adapter": scores.metrics} | {
-        name.replace("_", " "): values for name, values in baselines.items() if values is not None
-    }
-    if paper:
-        columns["paper"] = dict(paper)
-    lines = [["metric", *columns]]
-    for metric in scores.metrics:
-        values = [column.get(metric) for column in columns.values()]
-        lines.append([metric, *("" if value is None else f"{100 * value:.2f}" for value in values)])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
 def run_evaluate(arguments: argparse.Namespace) -> None:
     overrides = list(arguments.set)
     if arguments.batch is not None:
         overrides.append(f"evaluation.batch={arguments.batch}")
     settings = load_settings(arguments.config, overrides)
     model = arguments.model or Path(settings.out) / "best"
-    baselines = arguments.blind, arguments.text_only
+    wanted = Wanted(
+        arguments.blind,
+        arguments.text_only,
+        not arguments.no_java,
+        arguments.against,
+        arguments.submission,
+    )
     try:
         with exclusive(Path(settings.out)):
-            evaluate(settings, arguments.split, model, *baselines, not arguments.no_java)
+            evaluate(settings, arguments.split, model, wanted)
     except torch.OutOfMemoryError as error:
         raise memory_full("evaluation.batch", settings.evaluation.batch) from error

@@ -102,6 +102,7 @@ class Evaluation:
     limit: int | None = None  # items of the validation split that choose the best epoch
     every: int = 1  # epochs between two validations; the last epoch always has one
     patience: int | None = None  # validations without a better one, after which the training ends
+    metric: str | None = None  # chooses the best epoch and is compared; None: the benchmark's first one
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,11 @@ class Settings:
             raise EPALMError(
                 f"{dataset.name} is {dataset.modality} {dataset.task}, but the settings' task is "
                 f"{self.task.modality} {self.task.name}."
+            )
+        if self.evaluation.metric not in (None, *dataset.metrics):
+            raise EPALMError(
+                f"evaluation.metric is {self.evaluation.metric!r}, but {dataset.name} has "
+                f"{', '.join(dataset.metrics)}."
             )
         assert self.recipe  # refuses an unknown one
         if not 0 < self.limit <= 1:
@@ -177,6 +183,11 @@ class Settings:
         if path is None:
             raise EPALMError(f"The settings name no {split} split: set data.{split} to its manifest.")
         return load_manifest(Path(path))
+
+    @property
+    def metric(self) -> str:
+        """The metric that chooses the best epoch."""
+        return self.evaluation.metric or find_dataset(self.data.dataset).metrics[0]
 
     def encoder_config(self, widths: Sequence[int]) -> EncoderConfig:
         """What the adapter reads of the encoder.

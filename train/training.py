@@ -19,7 +19,6 @@ from epalm.errors import EPALMError
 from epalm.text import TaskText
 from train.batches import Batch, ItemBatches, TrainingSet, items_per_step, limited
 from train.checkpoint import Checkpoint, identity_of, items_identity
-from train.data.benchmarks import find_dataset
 from train.data.manifest import Item, load_manifest
 from train.evaluate import evaluate_split
 from train.features.cache import cached_widths
@@ -64,7 +63,7 @@ def train(settings: Settings, resume: bool = False) -> int:
     if checkpoint.state is None and settings.init_from is not None:
         say(start_from(adapter, settings.init_from))
     adapter.to(accelerator.device)
-    name = find_dataset(settings.data.dataset).metrics[0]
+    name = settings.metric
 
     def validate() -> Verdict:
         try:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -11,6 +12,7 @@ import psutil
 import yaml
 
 from tests.helpers.tiny_benchmarks import write_tiny
+from tests.helpers.tiny_small import SMALL
 from train.__main__ import main
 from train.data.benchmarks import DATASETS
 
@@ -70,7 +72,8 @@ def settings_for(name: str, folder: Path, lm_dir: Path, ast: str, **optim) -> Pa
 
 
 def prepared(name: str, folder: Path) -> Path:
-    write_tiny(name, folder / "official")
+    write = SMALL[name] if name in SMALL else partial(write_tiny, name)
+    write(folder / "official")
     assert run("prepare", name, "--source", folder / "official", "--out", folder / "data", "--no-check") == 0
     return folder
 

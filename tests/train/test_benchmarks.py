@@ -7,13 +7,14 @@ import pytest
 
 import app
 from epalm import EPALM
+from tests.helpers.tiny_small import SMALL
 from tests.helpers.trainings import prepared, run, settings_for
-from train.data.benchmarks import DATASETS
+from train.data.benchmarks import DATASETS, PAPER
 from train.data.manifest import load_manifest
 from train.settings import load_settings
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", [*PAPER, *SMALL])
 def test_from_official_files_to_the_demo(name, tmp_path, tiny_model_dir, tiny_ast, capsys):
     dataset = DATASETS[name]
     config = settings_for(name, prepared(name, tmp_path), tiny_model_dir, tiny_ast)

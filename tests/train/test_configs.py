@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from epalm.config import AdapterConfig, LMConfig
+from epalm.errors import EPALMError
 from epalm.hub.zoo import OPT_6_7B, ZOO
 from train.data.benchmarks import find_dataset
 from train.settings import Settings, load_settings
@@ -83,6 +84,23 @@ def test_data_is_where_prepare_writes_it(name):
         assert folder == Path("data", dataset.name)
         assert split in dataset.splits
     assert loaded.out == f"runs/{name}"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_copy_with_another_run_folder_does_not_write_into_this_one(name):
+    cache = settings(name).data.cache
+    assert cache is None or Path(cache).parts[0] == "cache"
+
+
+@pytest.mark.parametrize("name", ("vqa-opt-2.7b", "vqa-opt-6.7b"))
+def test_the_papers_vqa_recipes_name_the_script_that_the_paper_used(name):
+    assert settings(name).metric == "VQA accuracy before March 2021"
+    assert settings("vqa-opt-350m").metric == "VQA accuracy since March 2021"
+
+
+def test_a_metric_that_the_benchmark_lacks_is_refused():
+    with pytest.raises(EPALMError, match="but gqa has exact match"):
+        load_settings(FILES["gqa-opt-2.7b"], ["evaluation.metric=CIDEr"])
 
 
 # The paper's

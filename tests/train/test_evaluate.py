@@ -72,10 +72,17 @@ def test_scores_are_broken_down_by_group_and_missing_without_answers(gqa, tmp_pa
         save_manifest(changed, tmp_path / f"{name}.jsonl")
         place = ("--set", f"out={out}", "--set", f"data.test={tmp_path / name}.jsonl")
         assert run("evaluate", gqa, "--no-java", "--model", best, *place) == 0
-        found = json.loads((out / "metrics-test.json").read_text())
+        [metrics] = [
+            path
+            for path in out.glob("metrics-test*.json")
+            if json.loads(path.read_text())["manifest"] == f"{tmp_path / name}.jsonl"
+        ]
+        found = json.loads(metrics.read_text())
         if name == "grouped":
             groups = found["groups"]["kind"]
             assert (groups["a"] + groups["b"]) / 2 == pytest.approx(found["metrics"]["exact match"])
         else:
             assert found["metrics"] == {} and "no answers" in found["absent"]["exact match"]
-            assert len((out / "predictions-test.jsonl").read_text().splitlines()) == len(items)
+            predictions = out / metrics.name.replace("metrics", "predictions").replace(".json", ".jsonl")
+            assert len(predictions.read_text().splitlines()) == len(items)
+            assert len(list(out.glob("metrics-test*.json"))) == 2  # neither overwrote the other

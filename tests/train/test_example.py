@@ -15,7 +15,7 @@ from epalm.hub.wheels import backbone_dir
 from train.data.benchmarks import find_dataset
 from train.data.example import BACKGROUNDS, COLOURS, FOLDER, THINGS, scenes, write
 from train.data.manifest import Item, load_manifest
-from train.evaluate import score
+from train.scores import score
 from train.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -99,9 +99,9 @@ def test_own_data_needs_no_benchmark(modality):
 
 def test_an_answer_is_right_if_anybody_gave_it():
     items = [Item("1", "a.jpg", "what?", ("cat", "kitten")), Item("2", "b.jpg", "what?", ("dog",))]
-    scores = score("own_image_qa", items, {"1": "kitten", "2": "cow"}, java=False)
+    scores = score(find_dataset("own_image_qa"), items, {"1": "kitten", "2": "cow"}, java=False)
     assert scores.metrics == {"exact match": 0.5}
-    assert scores.samples == {"1": 1.0, "2": 0.0}
+    assert scores.of("exact match") == {"1": 1.0, "2": 0.0}
 
 
 def test_own_data_of_another_kind_is_refused():

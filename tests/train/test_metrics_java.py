@@ -39,7 +39,7 @@ def test_meteor_runs_where_numbers_have_a_comma(monkeypatch):
     for options in ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS"):
         monkeypatch.setenv(options, "-Duser.language=de -Duser.country=DE")
     corpus, samples = java.meteor([["a", "dog"]], [[["a", "brown", "dog"]]])
-    assert 0 < corpus == pytest.approx(samples[0]) < 1
+    assert corpus == pytest.approx(samples[0]) and 0 < corpus < 1
 
 
 @pytest.mark.parametrize("broken", [False, True])

@@ -19,6 +19,14 @@ from typing import Any
 from epalm.config import from_dict
 from epalm.errors import EPALMError, reason
 from epalm.files import write_json_lines
+from train.data.text import MARK, open_text
+from train.progress import bar
+
+BLANK = f" \t\r\n{MARK}"
+FORM = (
+    'A line looks like {"id": "1", "media": "photos/1.jpg", "prompt": null, "answers": ["a dog"]}; '
+    "`python -m train prepare own_image_caption --source DIR` makes a manifest of a CSV, TSV or JSON file."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +58,22 @@ def load_manifest(path: Path) -> list[Item]:
     items: list[Item] = []
     lines: dict[str, int] = {}  # id -> line
     try:
-        with path.open(encoding="utf-8") as file:
+        size = path.stat().st_size
+        with open_text(path) as file, bar(f"reading {path.name}", size, "B") as shown:
             for number, line in enumerate(file, 1):
-                if not line.strip():
+                shown.update(len(line))
+                if not line.strip(BLANK):
                     continue
                 where = f"{path}:{number}"
                 item = parse(line, where, path.parent)
                 if lines.setdefault(item.id, number) != number:
                     raise EPALMError(f"{where} has the id {item.id!r} of line {lines[item.id]} again.")
                 items.append(item)
+    except FileNotFoundError as error:
+        raise EPALMError(
+            f"{path} cannot be read: {error.strerror}. It is a manifest, which `python -m train prepare "
+            "DATASET --source DIR` writes."
+        ) from error
     except OSError as error:
         raise EPALMError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -71,9 +86,14 @@ def load_manifest(path: Path) -> list[Item]:
 def parse(line: str, where: str, folder: Path) -> Item:
     """One line of a manifest; `where` begins the sentence of an error."""
     try:
-        row = json.loads(line)
+        row = json.loads(line.strip(BLANK))
     except ValueError as error:
+        if not line.lstrip(BLANK).startswith("{"):
+            raise EPALMError(f"{where} is not a line of a manifest: {line.strip()[:40]!r}. {FORM}") from error
         raise EPALMError(f"{where} is not valid JSON ({reason(error)}).") from error
+    if isinstance(row, list) or (isinstance(row, dict) and not row.keys() & {"id", "media", "answers"}):
+        found = f"the keys {', '.join(map(repr, row)) or 'none'}" if isinstance(row, dict) else "a list"
+        raise EPALMError(f"{where} must be an object with named fields, but it has {found}. {FORM}")
     # `from_dict` says what is wrong; for each of a million lines it would take long.
     item = Item(**row | {"answers": tuple(row["answers"])}) if fits(row) else from_dict(Item, row, where)
     if not item.media:

@@ -25,17 +25,24 @@ from typing import Any
 from epalm.cli.results import Results
 from epalm.errors import EPALMError
 from epalm.files import write_json
-from train.data.benchmarks import DATASETS, Dataset, Files
+from train.data.benchmarks import DATASETS, OWN, Dataset, Files, find_dataset
 from train.data.manifest import Item, save_manifest
 
+NAMES = {"image": "picture", "video": "video", "audio": "sound"}
 PLURAL = {"image": "pictures", "video": "videos", "audio": "sounds"}
 NAMED = 3  # missing or damaged files that the summary names
 DESCRIPTION = """\
-Find a benchmark's annotation files under --source, by their official names in whatever folder, and the media
-that they name; open every medium once; and write OUT/SPLIT.jsonl for each split, and OUT/report.json. Items
-whose medium is missing or damaged are left out and counted. A run that was stopped goes on where it was when
-it is started again. The preprocessed JSON lists of the original implementation will do as well as the
-official files."""
+Find a benchmark's annotation files under --source, by their official names in whatever folder, or the table
+of own data; open every medium that they name once; and write OUT/SPLIT.jsonl for each split, and
+OUT/report.json. Items whose medium is missing or damaged are left out and counted. A run that was stopped
+goes on where it was when it is started again. The preprocessed JSON lists of the original implementation will
+do as well as the official files."""
+OWN_DATA = """\
+own_{image,video,audio}_{caption,qa}: own data
+  A CSV, TSV or JSON file in DIR: a column with the names of the files (file, image, …), and one with
+  captions or two with questions and answers (caption; question, answer). A tenth of the media each goes to
+  val and test, and no medium is in two splits. A column split, or three files called train, val and test,
+  are followed instead."""
 
 Check = Callable[[str], str | None]  # path -> None, or a sentence on what is wrong with the file
 
@@ -47,9 +54,11 @@ def add_prepare(commands: Any) -> None:
         help="official files of a benchmark -> manifests to train and evaluate with",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=wrapped(DESCRIPTION, indent=""),
-        epilog="\n\n".join(map(described, DATASETS.values())),
+        epilog="\n\n".join((*map(described, DATASETS.values()), OWN_DATA)),
     )
-    parser.add_argument("dataset", choices=DATASETS, metavar="DATASET", help=", ".join(DATASETS))
+    parser.add_argument(
+        "dataset", choices=[*DATASETS, *OWN], metavar="DATASET", help=", ".join((*DATASETS, *OWN))
+    )
     parser.add_argument(
         "--source", type=Path, required=True, metavar="DIR", help="folder with the annotations and media"
     )
@@ -96,7 +105,7 @@ def wrapped(text: str, indent: str = "  ") -> str:
 def run(arguments: argparse.Namespace) -> None:
     if arguments.workers < 1:
         raise EPALMError(f"--workers is {arguments.workers}, but at least one process has to do the work.")
-    dataset = DATASETS[arguments.dataset]
+    dataset = find_dataset(arguments.dataset)
     out = arguments.out or Path("data") / dataset.name
     report = prepare(
         dataset, arguments.source, out, arguments.media, not arguments.no_check, arguments.workers
@@ -141,7 +150,7 @@ def prepare(
             f"first is {paths[0]}, with any usual extension, and the official layout is {dataset.layout[-1]}."
         )
     damaged = check_media(there, dataset.modality, out, workers) if check else {}
-    return write(dataset, splits, source, out, files.missing, damaged)
+    return write(dataset, splits, source, out, files, damaged)
 
 
 def write(
@@ -149,11 +158,13 @@ def write(
     splits: dict[str, list[Item]],
     source: Path,
     out: Path,
-    missing: set[str],
+    files: Files,
     damaged: dict[str, str],
 ) -> dict[str, Any]:
     """Manifests without the items of missing and damaged media, and the report, which is also returned."""
     counts = {}
+    missing = files.missing
+    lost = {item.id for items in splits.values() for item in items if item.media in missing | damaged.keys()}
     for split, items in splits.items():
         kept = [item for item in items if item.media not in missing and item.media not in damaged]
         counts[split] = {
@@ -171,6 +182,9 @@ def write(
         "source": str(source),
         "media": len({item.media for items in splits.values() for item in items}),
         "splits": counts,
+        "left_out": len(lost),  # an item may be in several splits
+        "not_made": {split: need for split, need in dataset.needs.items() if split not in splits},
+        "notes": files.notes,
         "missing": sorted(missing),
         "damaged": dict(sorted(damaged.items())),
     }
@@ -180,23 +194,43 @@ def write(
 
 def summary(dataset: Dataset, report: dict[str, Any], out: Path) -> str:
     """What was written and what is missing, in a few sentences."""
+    kinds = PLURAL[dataset.modality]
     lines = [
-        f"{out / split}.jsonl: {count['items']:,} items, {count['media']:,} {PLURAL[dataset.modality]}"
+        f"{out / split}.jsonl: {count['items']:,} item{'s' * (count['items'] != 1)}, "
+        f"{counted(count['media'], dataset.modality)}"
         if count["items"]
         else f"{out / split}.jsonl is not written: none of its {count['left_out']:,} items can be used."
         for split, count in report["splits"].items()
     ]
+    not_made: dict[str, list[str]] = {}
+    for split, need in report["not_made"].items():
+        not_made.setdefault(need, []).append(split)
+    lines += [
+        f"Not made: {', '.join(splits)}, because {report['source']} lacks {need}."
+        for need, splits in not_made.items()
+    ]
+    lines += report["notes"]
     missing, damaged = report["missing"], report["damaged"]
     if not missing and not damaged:
-        return "\n".join((*lines, f"All {report['media']:,} {PLURAL[dataset.modality]} are there."))
-    left_out = sum(count["left_out"] for count in report["splits"].values())
+        one = report["media"] == 1
+        all_of_them = f"The {NAMES[dataset.modality]} is" if one else f"All {report['media']:,} {kinds} are"
+        return "\n".join((*lines, f"{all_of_them} there."))
     lines.append(
-        f"Of {report['media']:,} {PLURAL[dataset.modality]}, {len(missing):,} missing and "
-        f"{len(damaged):,} damaged; {left_out:,} items are left out. {out / 'report.json'} lists all:"
+        f"Of {counted(report['media'], dataset.modality)}, {len(missing):,} missing and {len(damaged):,} "
+        f"damaged; {counted_items(report['left_out'])} left out. {out / 'report.json'} lists all:"
     )
     lines += [f"  {name} is missing." for name in missing[:NAMED]]
     lines += [f"  {sentence}" for sentence in list(damaged.values())[:NAMED]]
     return "\n".join(lines)
+
+
+def counted(number: int, modality: str) -> str:
+    """Such as "1 picture", "2 pictures"."""
+    return f"{number:,} {NAMES[modality] if number == 1 else PLURAL[modality]}"
+
+
+def counted_items(number: int) -> str:
+    return "1 item is" if number == 1 else f"{number:,} items are"
 
 
 # ---------------------------------------------------------------- opening media

@@ -7,6 +7,9 @@
     scores.accuracy, scores.samples["42"], by_group(scores.samples, {"42": "how many"})
 
 All values are fractions as pycocoevalcap gives them; papers print them times 100 (a CIDEr of 1.13 as 113).
+
+A new metric of answers is a function (prediction, answers) -> fraction in ANSWER_METRICS, one of captions is
+a function (captions, references) -> corpus and samples in CAPTION_METRICS; a benchmark names it in `metrics`.
 """
 
 from __future__ import annotations
@@ -16,18 +19,64 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from epalm.errors import EPALMError
-from train.metrics.bleu import ORDERS, add, bleu, bleu_counts
+from train.metrics.bleu import ORDERS, BleuCounts, add, bleu, bleu_counts
 from train.metrics.cider import CiderD
-from train.metrics.exact import label_accuracy
+from train.metrics.exact import exact_match, label_accuracy, set_match
 from train.metrics.java import Unavailable, meteor, spice
 from train.metrics.rouge import rouge_l
 from train.metrics.tokenizer import tokenize
-from train.metrics.vqa import vqa_accuracy
+from train.metrics.vqa import vqa_accuracy, vqa_accuracy_since_2021
 
-__all__ = ["AnswerScores", "CaptionScores", "by_group", "score_captions", "score_labels", "score_vqa"]
+__all__ = [
+    "ANSWER_METRICS",
+    "CAPTION_METRICS",
+    "AnswerScores",
+    "CaptionScores",
+    "by_group",
+    "score_answers",
+    "score_captions",
+    "score_labels",
+    "score_vqa",
+]
 
 T = TypeVar("T")
 BLEUS = tuple(f"BLEU-{order}" for order in range(1, ORDERS + 1))
+
+Captions = Sequence[Sequence[str]]  # tokenised, one per item
+References = Sequence[Sequence[Sequence[str]]]  # tokenised, several per item
+CorpusAndSamples = tuple[float, Sequence[float]]
+
+
+def rouge_scores(captions: Captions, references: References) -> CorpusAndSamples:
+    """ROUGE-L; the corpus value is the samples' mean."""
+    return averaged([rouge_l(*pair) for pair in zip(captions, references, strict=True)])
+
+
+def cider_scores(captions: Captions, references: References) -> CorpusAndSamples:
+    """CIDEr-D; the corpus value is the samples' mean."""
+    cider_d = CiderD(references)
+    return averaged([cider_d.score(*pair) for pair in zip(captions, references, strict=True)])
+
+
+def averaged(samples: Sequence[float]) -> CorpusAndSamples:
+    return mean(samples), samples
+
+
+# By the name that results have. BLEU is beside them, because its corpus needs the captions' counts.
+CAPTION_METRICS: dict[str, Callable[[Captions, References], CorpusAndSamples]] = {
+    "ROUGE-L": rouge_scores,
+    "CIDEr": cider_scores,
+}
+JAVA_METRICS: dict[str, Callable[[Captions, References], CorpusAndSamples]] = {
+    "METEOR": meteor,
+    "SPICE": spice,
+}
+ANSWER_METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
+    "exact match": exact_match,
+    "set match": set_match,
+    "VQA accuracy since March 2021": vqa_accuracy_since_2021,
+    "VQA accuracy before March 2021": vqa_accuracy,
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +86,7 @@ class CaptionScores:
     corpus: dict[str, float]  # by metric; BLEU and METEOR are not the mean of their samples
     samples: dict[str, dict[str, float]]  # by id, then by metric
     absent: dict[str, str] = field(default_factory=dict)  # metric -> one sentence why it is missing
+    counts: tuple[BleuCounts, ...] = ()  # in the order of the samples
 
 
 @dataclass(frozen=True)
@@ -96,17 +146,11 @@ def score_captions(
     captions = [tokenize(predictions[key]) for key in ids]
     truths = [[tokenize(reference) for reference in references[key]] for key in ids]
 
-    counts = [bleu_counts(*pair) for pair in zip(captions, truths, strict=True)]
-    cider_d = CiderD(truths)
-    samples: list[dict[str, float]] = []
-    for caption, truth, count in zip(captions, truths, counts, strict=True):
-        scores = dict(zip(BLEUS, bleu(count), strict=True))
-        samples.append(scores | {"ROUGE-L": rouge_l(caption, truth), "CIDEr": cider_d.score(caption, truth)})
+    counts = tuple(bleu_counts(*pair) for pair in zip(captions, truths, strict=True))
     corpus = dict(zip(BLEUS, bleu(add(counts)), strict=True))
-    corpus |= {name: mean([scores[name] for scores in samples]) for name in ("ROUGE-L", "CIDEr")}
-
-    absent = {}
-    for name, metric in (("METEOR", meteor), ("SPICE", spice)) if java else ():
+    samples = [dict(zip(BLEUS, bleu(count), strict=True)) for count in counts]
+    absent: dict[str, str] = {}
+    for name, metric in (CAPTION_METRICS | (JAVA_METRICS if java else {})).items():
         try:
             corpus[name], values = metric(captions, truths)
         except Unavailable as why:
@@ -114,11 +158,11 @@ def score_captions(
             continue
         for scores, value in zip(samples, values, strict=True):
             scores[name] = value
-    return CaptionScores(corpus, dict(zip(ids, samples, strict=True)), absent)
+    return CaptionScores(corpus, dict(zip(ids, samples, strict=True)), absent, counts)
 
 
 def score_vqa(predictions: Mapping[str, str], answers: Mapping[str, Sequence[str]]) -> AnswerScores:
-    """VQA v2 accuracy over a split: `answers` holds the (normally ten) human answers by question id.
+    """VQA v2 accuracy before March 2021: `answers` holds the (normally ten) human answers by question id.
 
     Raises:
         EPALMError: an id is on one side only, or has no answer.
@@ -127,7 +171,7 @@ def score_vqa(predictions: Mapping[str, str], answers: Mapping[str, Sequence[str
 
 
 def score_labels(predictions: Mapping[str, str], labels: Mapping[str, Mapping[str, float]]) -> AnswerScores:
-    """GQA exact match, open-ended accuracy of MSRVTT-QA and MSVD-QA: `labels` holds {answer: score} by id.
+    """Exact match with answers that have a score each: `labels` holds {answer: score} by id.
 
     Raises:
         EPALMError: an id is on one side only, or has no answer.
@@ -138,6 +182,11 @@ def score_labels(predictions: Mapping[str, str], labels: Mapping[str, Mapping[st
 def score_answers(
     predictions: Mapping[str, str], truths: Mapping[str, T], score: Callable[[str, T], float]
 ) -> AnswerScores:
+    """One metric of answers over a split.
+
+    Raises:
+        EPALMError: an id is on one side only, or has no answer.
+    """
     check(predictions, truths, "answer")
     samples = {key: score(predictions[key], truth) for key, truth in truths.items()}
     return AnswerScores(mean(list(samples.values())), samples)

@@ -1,14 +1,23 @@
-"""Exact match: GQA, and the open-ended accuracy of MSRVTT-QA and MSVD-QA.
+"""Exact match of answers: GQA, the video questions, sounds and own data; and of sets of things, for DAQUAR.
 
-label_accuracy(" Two.", {"2": 1.0})                     # 1.0
-label_accuracy("mesh", {"net": 1.0, "mesh": 0.3})       # 0.3
+exact_match(" Two.", ["2"])                                # 1.0
+set_match("scissors and a book", ["book, scissors"])       # 1.0
+label_accuracy("mesh", {"net": 1.0, "mesh": 0.3})          # 0.3
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from train.metrics.vqa import normalise
+
+BETWEEN_THINGS = re.compile(r",|;|\band\b|&")
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """1 if anybody gave the predicted answer, else 0; both sides are normalised as VQA's are."""
+    return label_accuracy(prediction, dict.fromkeys(answers, 1.0))
 
 
 def label_accuracy(prediction: str, label: Mapping[str, float]) -> float:
@@ -21,3 +30,16 @@ def label_accuracy(prediction: str, label: Mapping[str, float]) -> float:
     The normalisation is VQA's, as in the original implementation.
     """
     return {normalise(answer): score for answer, score in label.items()}.get(normalise(prediction), 0.0)
+
+
+def set_match(prediction: str, answers: Sequence[str]) -> float:
+    """1 if the prediction names the same things as one of the answers, in any order, else 0.
+
+    Things stand between commas, semicolons or "and"; each is normalised as VQA's answers are.
+    """
+    return float(things(prediction) in map(things, answers))
+
+
+def things(text: str) -> frozenset[str]:
+    """ "a book, scissors" -> {"book", "scissors"}."""
+    return frozenset(filter(None, map(normalise, BETWEEN_THINGS.split(text))))

@@ -194,8 +194,8 @@ def spice(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) ->
     with tempfile.TemporaryDirectory() as made:
         asked, answered = Path(made) / "captions.json", Path(made) / "scores.json"
         asked.write_text(json.dumps(rows), encoding="utf-8")
-        command = ["java", *LANGUAGE, "-Xmx8G", "-jar", "spice-1.0.jar", asked, "-out", answered]
-        command += ["-cache", made, "-subset", "-silent"]
+        command = ["java", *LANGUAGE, "-Xmx8G", "-jar", "spice-1.0.jar", str(asked)]
+        command += ["-out", str(answered), "-cache", made, "-subset", "-silent"]
         try:
             subprocess.run(
                 command,

@@ -37,12 +37,21 @@ def official(files: Files, split: str, path: Path) -> list[Item]:
 
 
 def names(clip: str, start: str) -> tuple[str, ...]:
-    """What the usual downloaders call a clip: by its id, with Y before it, or with its time behind it."""
+    """What the usual downloaders call a clip: its id, also with Y before it, alone or with its times in
+    seconds, milliseconds or with decimals ("Y-0j7a8XaBtc_30.000_40.000").
+    """
     times = [start]
     if start.isdecimal():
         begin, end = int(start), int(start) + SECONDS
-        times += [f"{begin}_{end}", f"{begin}000_{end}000"]
-    return (clip, f"Y{clip}", *(f"{clip}_{time}" for time in times))
+        times += [
+            f"{begin}_{end}",
+            f"{begin}000_{end}000",
+            f"{begin}.000_{end}.000",
+            f"{begin}.0_{end}.0",
+            f"{begin:06d}_{end:06d}",
+        ]
+    endings = ("", *(f"_{time}" for time in times))
+    return tuple(f"{before}{clip}{ending}" for ending in endings for before in ("", "Y"))
 
 
 AUDIOCAPS = Dataset(
@@ -56,6 +65,7 @@ AUDIOCAPS = Dataset(
         "val": "each clip with its five captions",
         "test": "each clip with its five captions, on which results are reported",
     },
+    needs={split: f"{split}.csv" for split in ("train", "val", "test")},
     download="train.csv, val.csv and test.csv are at https://github.com/cdjkim/audiocaps, with a form to "
     "ask for the sounds; these are ten seconds of the named YouTube videos from start_time on.",
     layout=("{train,val,test}.csv", "{train,val,test}/--L22BmDI6E.wav (or .flac, .mp3, .mp4, …)"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, Literal
 
+from epalm.errors import EPALMError
 from train.data.benchmarks.files import Files
 from train.data.manifest import Item
 
@@ -28,6 +30,19 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Submission:
+    """The file that a benchmark's server takes: a JSON list with an entry per item.
+
+    Fields:
+        name: split -> name of the file.
+        entry: item and prediction -> entry.
+    """
+
+    name: Callable[[str], str]
+    entry: Callable[[Item, str], dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class Dataset(Task):
     """A benchmark.
 
@@ -36,12 +51,16 @@ class Dataset(Task):
         download: which files are needed and where they are, in one sentence.
         layout: where the official archives put them; any other folders will do, too.
         read: the splits that there are files for, each with its items.
+        needs: manifest -> the file without which it is not made.
+        submission: what the benchmark's server takes; None if there is no server.
     """
 
     splits: Mapping[str, str]
     download: str
     layout: tuple[str, ...]
     read: Callable[[Files], dict[str, list[Item]]]
+    needs: Mapping[str, str] = field(default_factory=dict)
+    submission: Submission | None = None
 
 
 def caption_items(split: str, captions: Mapping[tuple[str, ...], Sequence[str]], files: Files) -> list[Item]:
@@ -65,3 +84,28 @@ def caption_items(split: str, captions: Mapping[tuple[str, ...], Sequence[str]],
 def question_type(question: str) -> dict[str, str]:
     """The group of a question by its first word, for benchmarks that say no other."""
     return {"question_type": question.lower().split(maxsplit=1)[0]} if question.strip() else {}
+
+
+def place(name: str) -> float:
+    """A number in [0, 1) by the hash of a name: a random split that is the same everywhere, whatever else is
+    there.
+    """
+    return int.from_bytes(sha256(name.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 256**6
+
+
+def by_fold(found: Iterable[tuple[str, Item]], held_out: int) -> dict[str, list[Item]]:
+    """Splits of a benchmark in folds: `held_out` is test, the last of the others is val.
+
+    Raises:
+        EPALMError: a fold is not a number.
+    """
+    folds: dict[int, list[Item]] = {}
+    for fold, item in found:
+        if not fold.strip().isdecimal():
+            raise EPALMError(f"The clip {item.id} is in the fold {fold!r}, but folds are numbers.")
+        folds.setdefault(int(fold), []).append(item)
+    test = folds.pop(held_out, [])
+    val = folds.pop(max(folds)) if len(folds) > 1 else []
+    train = [item for fold in sorted(folds) for item in folds[fold]]
+    splits = {"train": train, "val": val, "test": test}
+    return {split: items for split, items in splits.items() if items}

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from epalm.errors import EPALMError, reason
+from train.data.text import open_text
+from train.progress import bar
 
 # Where a medium is there twice, the kind named first is taken.
 EXTENSIONS = {
@@ -22,7 +24,7 @@ EXTENSIONS = {
     "video": (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".flv", ".3gp"),
     "audio": (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".mp4", ".webm", ".mkv"),
 }
-ANNOTATIONS = (".json", ".csv", ".txt")
+ANNOTATIONS = (".json", ".csv", ".txt", ".tsv", ".jsonl")
 
 
 class Files:
@@ -41,17 +43,28 @@ class Files:
     def __init__(self, source: Path, modality: str, media_folders: Sequence[Path] = ()):
         self.source = source
         self.missing: set[str] = set()
+        self.notes: list[str] = []  # sentences on entries that a reader left out
         self.annotations: list[Path] = []
         self._media: dict[str, tuple[int, str]] = {}  # stem -> how wanted its kind is, path
         kinds = {extension: rank for rank, extension in enumerate(EXTENSIONS[modality])}
         for folder in (source, *media_folders):
-            for path in walk(folder):
+            for path in self._walk(folder):
                 stem, extension = os.path.splitext(os.path.basename(path))
                 rank = kinds.get(extension.lower())
                 if rank is not None and (stem not in self._media or rank < self._media[stem][0]):
                     self._media[stem] = rank, path
                 elif folder is source and extension.lower() in ANNOTATIONS:
                     self.annotations.append(Path(path))
+
+    def _walk(self, folder: Path) -> Iterator[str]:
+        with bar(f"looking for files under {folder}", unit=" files") as shown:
+            for path in walk(folder):
+                shown.update()
+                yield path
+
+    def all_media(self) -> list[Path]:
+        """Every medium, in the order of the paths."""
+        return sorted(Path(path) for _, path in self._media.values())
 
     def find(self, name: str) -> Path | None:
         """The annotation file of this name that is nearest to the top; None if there is none.
@@ -104,14 +117,34 @@ def read_json(path: Path, hook: Callable[[dict[str, Any]], Any] | None = None) -
         EPALMError: it cannot be read or is no JSON.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            return json.load(file, object_hook=hook)
+        with open_text(path) as file, bar(f"reading {path.name}", unit=" entries") as shown:
+
+            def counted(value: dict[str, Any]) -> Any:
+                shown.update()
+                return value if hook is None else hook(value)
+
+            return json.load(file, object_hook=counted)
     except OSError as error:
         raise EPALMError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise EPALMError(
             f"{path} is damaged or incomplete: it is no valid JSON ({reason(error)}); download it again."
         ) from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file without spaces around them, empty ones left out.
+
+    Raises:
+        EPALMError: it cannot be read or is not text.
+    """
+    try:
+        with open_text(path) as file:
+            return [line for line in map(str.strip, file) if line]
+    except OSError as error:
+        raise EPALMError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise EPALMError(f"{path} is not UTF-8 text ({reason(error)}); download it again.") from error
 
 
 def read_csv(path: Path, *columns: str) -> list[dict[str, str]]:
@@ -121,7 +154,7 @@ def read_csv(path: Path, *columns: str) -> list[dict[str, str]]:
         EPALMError: it cannot be read, lacks a column, or has a row that is too short.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_text(path, newline="") as file:
             reader = csv.DictReader(file, strict=True)
             rows = list(reader)
             header = reader.fieldnames or ()

@@ -65,6 +65,7 @@ GQA = Dataset(
         "testdev": "balanced test-dev questions, on which results are reported",
         "test": "balanced test questions, without answers",
     },
+    needs={split: f"{split}_balanced_questions.json" for split in ("train", "val", "testdev", "test")},
     download="questions1.2.zip and images.zip are at https://cs.stanford.edu/people/dorarad/gqa/download.html.",
     layout=("{train,val,testdev}_balanced_questions.json", "images/n161313.jpg"),
     read=read,

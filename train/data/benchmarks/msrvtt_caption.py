@@ -1,8 +1,16 @@
-"""MSR-VTT: short videos with twenty captions each."""
+"""MSR-VTT: short videos with twenty captions each.
+
+The official files name each video's split. MSR_VTT.json, the file of today's usual mirror, does not; there
+the split is the official one by the video's number. A video without caption, or whose split nobody knows,
+is left out and counted.
+"""
 
 from __future__ import annotations
 
-from epalm.errors import EPALMError
+import re
+from pathlib import Path
+from typing import Any
+
 from train.data.benchmarks import original
 from train.data.benchmarks.base import CAPTION_METRICS, Dataset, caption_items
 from train.data.benchmarks.files import Files, member, read_json, records
@@ -10,27 +18,68 @@ from train.data.manifest import Item
 
 # MSRVTT_data.json is how mirrors name both in one.
 NAMES = ("train_val_videodatainfo.json", "test_videodatainfo.json", "MSRVTT_data.json")
-SPLITS = {"train": "train", "validate": "val", "test": "test"}
+MIRROR = "MSR_VTT.json"
+SPLITS = {"train": "train", "validate": "val", "val": "val", "test": "test"}
+ENDS = {"train": 6513, "val": 7010, "test": 10_000}  # the official splits: numbers below
+
+Captions = dict[str, dict[tuple[str, ...], list[str]]]  # by split, then by the video's name
 
 
 def read(files: Files) -> dict[str, list[Item]]:
     """The official splits, and train7k, which is train and val together; or the original's lists."""
-    captions: dict[str, dict[tuple[str, ...], list[str]]] = {}
-    for path in filter(None, map(files.find, NAMES)):
+    captions: Captions = {}
+    for name in NAMES:
+        if (path := files.find(name)) is None:
+            continue
         content = read_json(path)
-        texts: dict[str, list[str]] = {}
-        for row in records(path, member(path, content, "sentences"), video_id=str, caption=str):
-            texts.setdefault(row["video_id"], []).append(row["caption"])
-        for row in records(path, member(path, content, "videos"), video_id=str, split=str):
-            split = SPLITS.get(row["split"])
-            if split is None or row["video_id"] not in texts:
-                raise EPALMError(f"{path} has no captions or no known split for {row['video_id']}.")
-            captions.setdefault(split, {})[row["video_id"],] = texts[row["video_id"]]
+        texts = texts_of(path, member(path, content, "sentences"), "video_id")
+        rows = records(path, member(path, content, "videos"), video_id=str)
+        sort(
+            files, path, {row["video_id"]: SPLITS.get(row.get("split", "")) for row in rows}, texts, captions
+        )
+    if not captions and (path := files.find(MIRROR)):
+        content = read_json(path)
+        texts = texts_of(path, member(path, content, "annotations"), "image_id")
+        rows = records(path, member(path, content, "images"), id=str)
+        sort(files, path, {row["id"]: split_of(row["id"]) for row in rows}, texts, captions)
     if not captions:
         return original.read_captions(files, "video", ".+")
     if captions.keys() >= {"train", "val"}:
         captions["train7k"] = captions["train"] | captions["val"]
     return {split: caption_items(split, part, files) for split, part in captions.items()}
+
+
+def texts_of(path: Path, rows: Any, video: str) -> dict[str, list[str]]:
+    """Captions by the video's name, which is under the key `video`."""
+    texts: dict[str, list[str]] = {}
+    for row in records(path, rows, **{video: str}, caption=str):
+        texts.setdefault(row[video], []).append(row["caption"])
+    return texts
+
+
+def sort(
+    files: Files, path: Path, split_of: dict[str, str | None], texts: dict[str, list[str]], captions: Captions
+) -> None:
+    """Put the videos of a file into their splits."""
+    lost = []
+    for video, split in split_of.items():
+        if split is None or video not in texts:
+            lost.append(video)
+        else:
+            captions.setdefault(split, {})[video,] = texts[video]
+    if lost:
+        files.notes.append(
+            f"{path.name}: {len(lost):,} videos without captions or with no known split are left out, for "
+            f"example {lost[0]}."
+        )
+
+
+def split_of(video: str) -> str | None:
+    """The official split of "video123"."""
+    number = re.fullmatch(r"video(\d+)", video)
+    if number is None:
+        return None
+    return next((split for split, end in ENDS.items() if int(number[1]) < end), None)
 
 
 MSRVTT_CAPTION = Dataset(
@@ -45,8 +94,12 @@ MSRVTT_CAPTION = Dataset(
         "train7k": "the 7,010 videos of both, an item for each caption (what the paper trains on)",
         "test": "2,990 videos, each with all its captions, on which results are reported",
     },
+    needs={**dict.fromkeys(("train", "val", "train7k"), NAMES[0]), "test": NAMES[1]},
     download="Videos and annotations are those of the MSR-VTT challenge of 2016 "
     "(http://ms-multimedia-challenge.com/2016/dataset, or a mirror where that page is gone).",
-    layout=("{train_val,test}_videodatainfo.json", "{TrainValVideo,TestVideo}/video0.mp4"),
+    layout=(
+        "{train_val,test}_videodatainfo.json, or MSR_VTT.json of a mirror",
+        "{TrainValVideo,TestVideo}/video0.mp4",
+    ),
     read=read,
 )

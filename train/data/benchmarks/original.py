@@ -20,8 +20,9 @@ from epalm.errors import EPALMError
 from train.data.benchmarks.base import caption_items, question_type
 from train.data.benchmarks.files import Files, read_json, records
 from train.data.manifest import Item
+from train.data.text import open_text
 
-HEAD = 1 << 16  # bytes; the first entry is far shorter
+HEAD = 1 << 16  # characters; the first entry is far shorter
 SPLITS = {"valid": "val", "validation": "val", "train_standard": "train", "val_standard": "val"}
 
 Row = dict[str, Any]
@@ -54,8 +55,8 @@ def first_entry(path: Path) -> Row | None:
     if path.suffix.lower() != ".json":
         return None
     try:
-        with path.open("rb") as file:
-            head = file.read(HEAD).decode("utf-8", "replace").lstrip()
+        with open_text(path, errors="replace") as file:
+            head = file.read(HEAD).lstrip()
     except OSError as error:
         raise EPALMError(f"{path} cannot be read: {error.strerror}.") from error
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from epalm.errors import EPALMError
 from train.data.benchmarks import original
 from train.data.benchmarks.base import Dataset, question_type
-from train.data.benchmarks.files import Files, read_json, records
+from train.data.benchmarks.files import Files, read_json, read_lines, records
 from train.data.manifest import Item
 
 MAPPING = "youtube_mapping.txt"
@@ -17,6 +17,7 @@ SPLITS = {
     "val": "validation questions",
     "test": "test questions, on which results are reported",
 }
+NEEDS = {split: f"{split}_qa.json" for split in SPLITS}
 DOWNLOAD = "train_qa.json, val_qa.json and test_qa.json are linked from https://github.com/xudejing/video-question-answering"
 
 
@@ -60,12 +61,11 @@ def mapping(files: Files) -> dict[str, tuple[str]]:
 def parse_mapping(path: Path) -> dict[str, tuple[str]]:
     """Lines of "YOUTUBE-ID_START_END vidN"; EPALMError for others."""
     names = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         words = line.split()
-        if len(words) != 2 and words:
+        if len(words) != 2:
             raise EPALMError(f"{path}:{number} is no pair such as '-4wsuPCjDBc_5_15 vid1'.")
-        if words:
-            names[words[1]] = (words[0],)
+        names[words[1]] = (words[0],)
     return names
 
 
@@ -76,6 +76,7 @@ MSRVTT_QA = Dataset(
     modality="video",
     metrics=("exact match",),
     splits=SPLITS,
+    needs=NEEDS,
     download=f"{DOWNLOAD}, and the videos are those of MSR-VTT (see msrvtt_caption).",
     layout=("{train,val,test}_qa.json", "video/video0.mp4"),
     read=read_msrvtt,
@@ -87,6 +88,7 @@ MSVD_QA = Dataset(
     modality="video",
     metrics=("exact match",),
     splits=SPLITS,
+    needs=NEEDS,
     download=f"{DOWNLOAD}, and YouTubeClips.tar with the videos from "
     "http://www.cs.utexas.edu/users/ml/clamp/videoDescription; youtube_mapping.txt is needed unless the "
     "videos are called vid1.avi and so on.",

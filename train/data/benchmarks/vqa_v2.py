@@ -7,12 +7,18 @@ from typing import Any
 
 from epalm.errors import EPALMError
 from train.data.benchmarks import original
-from train.data.benchmarks.base import Dataset
+from train.data.benchmarks.base import Dataset, Submission
 from train.data.benchmarks.files import Files, member, read_json, records
 from train.data.manifest import Item
 
+# The official script changed then: see train/metrics/vqa.py. The first metric chooses the best epoch.
+SINCE_2021, BEFORE_2021 = "VQA accuracy since March 2021", "VQA accuracy before March 2021"
+
 # Manifest -> what the official file names say.
 OFFICIAL = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test-dev2015"}
+
+QUESTIONS, ANSWERS = "v2_OpenEnded_mscoco_{}_questions.json", "v2_mscoco_{}_annotations.json"
+KARPATHY = "dataset_coco.json"
 
 GROUPS: tuple[str, ...] = ("question_type", "answer_type")
 
@@ -23,11 +29,11 @@ def read(files: Files) -> dict[str, list[Item]]:
     """Official splits, and Karpathy's if dataset_coco.json is there; or the original's lists."""
     splits: dict[str, list[Item]] = {}
     for split, year in OFFICIAL.items():
-        if questions := files.find(f"v2_OpenEnded_mscoco_{year}_questions.json"):
+        if questions := files.find(QUESTIONS.format(year)):
             splits[split] = official(files, questions, year)
     if not splits:
         return read_original(files)
-    if (coco := files.find("dataset_coco.json")) and splits.keys() >= {"train", "val"}:
+    if (coco := files.find(KARPATHY)) and splits.keys() >= {"train", "val"}:
         splits |= karpathy(coco, splits["train"] + splits["val"])
     return splits
 
@@ -46,7 +52,7 @@ def official(files: Files, path: Path, year: str) -> list[Item]:
 
 def read_annotations(files: Files, year: str) -> Annotations:
     """The human answers of a year's questions; EPALMError if their file is not there."""
-    name = f"v2_mscoco_{year}_annotations.json"
+    name = ANSWERS.format(year)
     path = files.find(name)
     if path is None:
         raise EPALMError(f"{name} is not under {files.source}: it has the answers to the questions there.")
@@ -87,18 +93,31 @@ def karpathy(coco: Path, items: list[Item]) -> dict[str, list[Item]]:
 
 
 def read_original(files: Files) -> dict[str, list[Item]]:
-    """The original's lists name the questions; the answers are those of the official annotations."""
+    """The original's lists name the questions; the answers are those of the official annotations, of the year
+    or years whose pictures a list has.
+    """
     splits: dict[str, list[Item]] = {}
-    answers: Annotations = {}
+    answers: dict[str, Annotations] = {}
     for split, path, rows in original.lists(files, "img_id", "label", "COCO_.*"):
-        if not answers:
-            answers = read_annotations(files, "train2014") | read_annotations(files, "val2014")
         records(path, rows, question_id=int)
-        splits[split] = [
-            item(files, row["img_id"], row["question_id"], original.question_of(path, number, row), answers)
-            for number, row in enumerate(rows, 1)
-        ]
+        splits[split] = []
+        for number, row in enumerate(rows, 1):
+            year = year_of(path, row["img_id"])
+            if year not in answers:
+                answers[year] = read_annotations(files, year)
+            question = original.question_of(path, number, row)
+            splits[split].append(item(files, row["img_id"], row["question_id"], question, answers[year]))
     return splits
+
+
+def year_of(path: Path, picture: str) -> str:
+    """ "train2014" or "val2014" of a picture's name; EPALMError for others."""
+    for year in ("train2014", "val2014"):
+        if year in picture:
+            return year
+    raise EPALMError(
+        f"{path} has the picture {picture!r}, but names like COCO_val2014_000000391895 are expected."
+    )
 
 
 VQA_V2 = Dataset(
@@ -106,7 +125,7 @@ VQA_V2 = Dataset(
     title="VQA v2",
     task="qa",
     modality="image",
-    metrics=("VQA accuracy",),
+    metrics=(SINCE_2021, BEFORE_2021),
     splits={
         "train": "official training questions (the paper's OPT-6.7B adapter)",
         "val": "official validation questions",
@@ -116,6 +135,14 @@ VQA_V2 = Dataset(
         "test": "official test questions, without answers",
         "test-dev": "the part of them that the server scores at once, without answers",
     },
+    needs={
+        **{split: QUESTIONS.format(year) for split, year in OFFICIAL.items()},
+        **dict.fromkeys(("karpathy_train", "karpathy_val", "karpathy_test"), KARPATHY),
+    },
+    submission=Submission(
+        lambda split: f"v2_OpenEnded_mscoco_{OFFICIAL.get(split, split)}_epalm_results.json",
+        lambda item, text: {"question_id": int(item.id), "answer": text},
+    ),
     download="Questions and annotations of VQA v2 are at https://visualqa.org/download.html, COCO's 2014 "
     "pictures at https://cocodataset.org/#download, and dataset_coco.json, for the karpathy_ splits, in "
     "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip.",

@@ -1,0 +1,145 @@
+"""A table of captions or questions as people write it: CSV, TSV, JSON or JSON lines.
+
+rows = read_table(Path("pets.csv"), "caption")   # media, caption
+rows = read_table(Path("pets.json"), "qa")       # media, question, answer
+
+A CSV's columns are found by their names, of which the usual ones will do; without a header its first column
+is the medium. JSON is a list of such objects, or {"1.jpg": "a dog", "2.jpg": ["a cat", "two cats"]}.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from epalm.errors import EPALMError, reason
+from train.data.benchmarks.files import EXTENSIONS, read_json, read_lines
+from train.data.text import open_text
+
+KINDS = (".csv", ".tsv", ".json", ".jsonl", ".txt")
+DELIMITERS = "\t;,|"
+NAMES = {
+    "media": "media|medium|file|filename|file_name|path|name|image|photo|picture|video|clip|audio|sound",
+    "caption": r"(?:caption|captions|text|description|sentence|sentences|raw|reference|references)(?:_?\d+)?",
+    "question": "question|prompt|query",
+    "answer": r"(?:answer|answers|label|labels)(?:_?\d+)?",
+    "split": "split|part|subset",
+}
+WANTED = {"caption": ("media", "caption"), "qa": ("media", "question", "answer")}
+MEDIA = {extension for extensions in EXTENSIONS.values() for extension in extensions}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: captions have no question."""
+
+    media: str
+    question: str | None
+    answers: tuple[str, ...]
+    split: str | None
+
+
+def read_table(path: Path, task: str) -> list[Row] | None:
+    """The rows of a table; None if it has other columns or is no table at all.
+
+    Raises:
+        EPALMError: it has the columns, but is damaged.
+    """
+    if path.suffix == ".json":
+        objects = of_json(path)
+    elif path.suffix == ".jsonl":
+        objects = [object_of(line, f"{path}:{number}") for number, line in enumerate(read_lines(path), 1)]
+    else:
+        objects = list(of_csv(path, task))
+    if not objects or not (columns := columns_of(list(objects[0]), task)):
+        return None
+    return [row for entry in objects if (row := row_of(entry, columns, task)) is not None]
+
+
+def of_json(path: Path) -> list[dict[str, Any]]:
+    """Objects of a JSON file: its list, the first list of objects in it, or name -> text."""
+    content = read_json(path)
+    if isinstance(content, dict):
+        inner = [value for value in content.values() if isinstance(value, list) and value]
+        inner = [value for value in inner if isinstance(value[0], dict)]
+        if inner:
+            content = inner[0]
+        elif all(isinstance(value, str | list) for value in content.values()):
+            content = [{"media": name, "caption": texts} for name, texts in content.items()]
+    rows = content if isinstance(content, list) else []
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def object_of(line: str, where: str) -> dict[str, Any]:
+    """The object in a line."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise EPALMError(f"{where} is not valid JSON ({reason(error)}).") from error
+    if not isinstance(row, dict):
+        raise EPALMError(f"{where} is not an object with named fields.")
+    return row
+
+
+def of_csv(path: Path, task: str) -> Iterator[dict[str, Any]]:
+    """The rows of a CSV or TSV file by column; of several columns of one kind, each has its own name."""
+    try:
+        with open_text(path, newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            delimiter = max(DELIMITERS, key=first.count)
+            lines = list(csv.reader(file, delimiter=delimiter, strict=True))
+    except OSError as error:
+        raise EPALMError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, csv.Error) as error:
+        raise EPALMError(f"{path} is not a valid CSV file ({reason(error)}).") from error
+    lines = [line for line in lines if any(cell.strip() for cell in line)]
+    if not lines:
+        return
+    header = [name.strip().lower() for name in lines[0]]
+    if Path(lines[0][0].strip()).suffix.lower() in MEDIA:  # no header
+        header = list(WANTED[task])
+    else:
+        lines = lines[1:]
+    for line in lines:
+        yield dict(zip(header, line, strict=False))
+
+
+def columns_of(names: list[str], task: str) -> dict[str, list[str]] | None:
+    """Which columns are what; None if one is lacking."""
+    found = {
+        kind: [name for name in names if re.fullmatch(NAMES[kind], name.strip().lower())]
+        for kind in (*WANTED[task], "split")
+    }
+    return found if all(found[kind] for kind in WANTED[task]) else None
+
+
+def row_of(entry: dict[str, Any], columns: dict[str, list[str]], task: str) -> Row | None:
+    """A row; None without medium, question or text."""
+    media = first_of(entry, columns["media"])
+    question = first_of(entry, columns["question"]) if task == "qa" else None
+    answers = tuple(
+        text.strip()
+        for name in columns["caption" if task == "caption" else "answer"]
+        for text in listed(entry.get(name))
+        if text.strip()
+    )
+    if not media or not answers or question == "":
+        return None
+    return Row(media, question, answers, first_of(entry, columns["split"]).lower() or None)
+
+
+def first_of(entry: dict[str, Any], names: list[str]) -> str:
+    """The first value that is there, as text."""
+    return next((str(entry[name]).strip() for name in names if entry.get(name) not in (None, "")), "")
+
+
+def listed(value: Any) -> list[str]:
+    """One text or several."""
+    values = value if isinstance(value, list) else [value]
+    return [str(value) for value in values if value is not None and not isinstance(value, dict)]

@@ -1,0 +1,103 @@
+"""What the folder of a run has so far: settings, log, results, predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from epalm.config import AdapterConfig
+from epalm.errors import EPALMError
+from epalm.files import read_json_lines
+
+Row = dict[str, Any]
+
+SHOWN = 6  # samples of a kind
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the folder of a run has so far."""
+
+    config: str | None
+    steps: list[Row]
+    epochs: list[Row]
+    metrics: dict[str, Row]  # by split
+    predictions: dict[str, list[Row]]  # by split
+    cost: Row | None
+    modality: str | None  # of its adapter
+
+
+def read(folder: Path) -> Run:
+    """Read whatever of a run is there; EPALMError if nothing is, or if a file is damaged."""
+    if not folder.is_dir():
+        raise EPALMError(f"{folder} is not a folder: give the folder that a training wrote.")
+    config, log, costs = (folder / name for name in ("config.yaml", "log.jsonl", "cost.json"))
+    metrics, predictions = by_split(folder, "metrics-*.json"), by_split(folder, "predictions-*.jsonl")
+    if not (config.exists() or log.exists() or metrics or predictions):
+        raise EPALMError(
+            f"{folder} is not the folder of a run: it has neither config.yaml nor log.jsonl nor results."
+        )
+    logged = rows(log)
+    adapter = next(
+        (path for part in ("best", "last") if (path := folder / part / "config.json").exists()), None
+    )
+    return Run(
+        config=config.read_text(encoding="utf-8") if config.exists() else None,
+        # A resumed training repeats the steps since its last checkpoint: the later row counts.
+        steps=latest((row for row in logged if row["kind"] == "step"), "step"),
+        epochs=latest((row for row in logged if row["kind"] == "epoch"), "epoch", "split"),
+        metrics={split: parsed(path) for split, path in metrics.items()},
+        predictions={split: latest(rows(path), "id") for split, path in predictions.items()},
+        cost=parsed(costs) if costs.exists() else None,
+        modality=AdapterConfig.load(adapter).task.modality if adapter else None,
+    )
+
+
+def by_split(folder: Path, pattern: str) -> dict[str, Path]:
+    """The files of a name by the split in it, in alphabetical order."""
+    before, after = pattern.split("*")
+    return {path.name[len(before) : -len(after)]: path for path in sorted(folder.glob(pattern))}
+
+
+def rows(path: Path) -> list[Row]:
+    """The JSON lines of a file, none if it is missing; a last one that is still being written is left out."""
+    found = read_json_lines(path) if path.exists() else []
+    return [object_of(row, f"{path}:{number}") for number, row in enumerate(found, 1)]
+
+
+def parsed(path: Path) -> Row:
+    try:
+        return object_of(json.loads(path.read_bytes()), str(path))
+    except ValueError as error:
+        raise EPALMError(f"{path} is not valid JSON ({error}): it is damaged.") from None
+
+
+def object_of(row: Any, where: str) -> Row:
+    if not isinstance(row, dict):
+        raise EPALMError(f"{where} is not a JSON object: it was not written by a training.")
+    return row
+
+
+def latest(rows: Iterable[Row], *keys: str) -> list[Row]:
+    """The last row of each key, in the order of the first ones."""
+    return list({tuple(row[key] for key in keys): row for row in rows}.values())
+
+
+def choose(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The samples to show, the same for the same predictions in any order; of equal scores, random ones."""
+    if len(rows) <= SHOWN:
+        return {"All predictions": list(rows)}
+    mixed = mix(rows)
+    ranked = sorted((row for row in mixed if row["score"] is not None), key=lambda row: row["score"])
+    best = sorted(ranked, key=lambda row: -row["score"])
+    kinds = {"Best": best[:SHOWN], "Worst": ranked[:SHOWN], "Random": mixed[-SHOWN:]}
+    return {kind: chosen for kind, chosen in kinds.items() if chosen}
+
+
+def mix(rows: Sequence[Row]) -> list[Row]:
+    """An arbitrary but fixed order, by the hash of the id."""
+    return sorted(rows, key=lambda row: sha256(json.dumps(row["id"]).encode()).digest())

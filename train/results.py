@@ -1,0 +1,90 @@
+"""The files that an evaluation leaves in a run folder, each with the manifest that it belongs to.
+
+predictions-test.jsonl, metrics-test.json       of the run's own test manifest
+predictions-test-NAME-1a2b3c4d.jsonl, …         of another one, NAME.jsonl: neither overwrites the other
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from epalm.errors import EPALMError, reason
+from epalm.files import read_json_lines, write_atomic, write_json_lines
+from train.data.benchmarks import Dataset
+from train.data.manifest import Item
+
+
+def result_name(out: Path, split: str, manifest: str) -> str:
+    """What stands for a manifest in the files' names: the split, if the run has no other one for it."""
+    own = own_manifest(out, split)
+    if own is None or resolved(own) == resolved(manifest):
+        return split
+    digest = sha256(resolved(manifest).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return f"{split}-{Path(manifest).stem}-{digest}"
+
+
+def own_manifest(out: Path, split: str) -> str | None:
+    """The manifest that `metrics-SPLIT.json` is for: the training's, else the one evaluated first."""
+    try:
+        settings = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
+        found = settings["data"][split]
+        if isinstance(found, str):
+            return found
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+        pass  # not trained here
+    try:
+        found = json.loads((out / f"metrics-{split}.json").read_bytes())["manifest"]
+        return found if isinstance(found, str) else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def resolved(manifest: str) -> str:
+    return str(Path(manifest).resolve())
+
+
+def write_predictions(
+    path: Path, items: Sequence[Item], predictions: Mapping[str, str], samples: Mapping[str, float]
+) -> None:
+    """All predictions in the items' order, with their scores by id."""
+    rows = (
+        {
+            "id": item.id,
+            "media": item.media,
+            "prompt": item.prompt,
+            "prediction": predictions[item.id],
+            "answers": item.answers,
+            "score": samples.get(item.id),
+        }
+        for item in items
+    )
+    write_json_lines(path, rows)
+
+
+def read_predictions(path: Path) -> list[dict[str, Any]]:
+    """The rows of a predictions file, in the items' order.
+
+    Raises:
+        EPALMError: it cannot be read or is damaged.
+    """
+    try:
+        return read_json_lines(path)
+    except (OSError, EPALMError) as error:
+        raise EPALMError(f"{path} is damaged ({reason(error)}): evaluate that run again.") from error
+
+
+def write_submission(
+    out: Path, split: str, dataset: Dataset, items: Sequence[Item], predictions: Mapping[str, str]
+) -> Path:
+    """The file that the benchmark's server takes; the benchmark must have one."""
+    assert dataset.submission is not None
+    entries: list[Any] = [dataset.submission.entry(item, predictions[item.id]) for item in items]
+    path = out / dataset.submission.name(split)
+    write_atomic(path, [json.dumps(entries, ensure_ascii=False) + "\n"])
+    return path
