@@ -82,9 +82,19 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
 def write_submission(
     out: Path, split: str, dataset: Dataset, items: Sequence[Item], predictions: Mapping[str, str]
 ) -> Path:
-    """The file that the benchmark's server takes; the benchmark must have one."""
+    """The file that the benchmark's server takes; the benchmark must have one.
+
+    Raises:
+        EPALMError: an item's id is not one of the benchmark's.
+    """
     assert dataset.submission is not None
-    entries: list[Any] = [dataset.submission.entry(item, predictions[item.id]) for item in items]
+    try:
+        entries = [dataset.submission.entry(item, predictions[item.id]) for item in items]
+    except ValueError as error:
+        raise EPALMError(
+            f"A submission to {dataset.title} needs its own numbers as ids ({reason(error)}): use a manifest "
+            f"that `prepare {dataset.name}` made."
+        ) from error
     path = out / dataset.submission.name(split)
     write_atomic(path, [json.dumps(entries, ensure_ascii=False) + "\n"])
     return path
