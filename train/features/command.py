@@ -60,30 +60,6 @@ def run_features(
     return len(report.unreadable)
 
 
-def add_features(commands: Any) -> argparse.ArgumentParser:
-    """Register `features` among the subparsers of `python -m train`."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "features",
-        help="encode a data set's media once, so that training needs no encoder",
-        description="Encode the media of CONFIG's manifests with its frozen encoder and keep the features in "
-        "its cache folder: `fit` then trains on them without opening a picture, video or sound. Each file "
-        "is encoded once, however many questions there are about it, and once more for every augmented draw "
-        "that CONFIG trains on.",
-        epilog="A stopped run goes on where it was, and the result is the same as without the stop. Moved or "
-        "copied media keep their features, edited ones get new ones. What is damaged on the disk is found by "
-        "its checksum and made again. Features are float32: six layers of a ViT-B take 18 KB per view, "
-        "2.3 GB for COCO's 123,287 pictures. On several GPUs: accelerate launch -m train features CONFIG.",
-    )
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="settings of the training, a YAML file")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting: data.draws=4"
-    )
-    parser.add_argument("--batch", type=int, default=32, metavar="N", help="media per batch (%(default)s)")
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, mps (the best there is)")
-    parser.set_defaults(run=features_of)
-    return parser
-
-
 def features_of(arguments: argparse.Namespace) -> None:
     """Encode the splits that CONFIG names; only the training split gets augmented draws.
 

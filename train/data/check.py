@@ -1,0 +1,140 @@
+"""Opening every medium once, in processes that may die on it: what of a data set is damaged.
+
+OUT/checked.jsonl   which media were opened, so that a rerun goes on from there
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+
+from epalm.cli.results import Results
+from epalm.errors import EPALMError
+
+Check = Callable[[str], str | None]  # path -> None, or a sentence on what is wrong with the file
+
+
+def check_media(paths: Sequence[str], modality: str, out: Path, workers: int) -> dict[str, str]:
+    """Open each medium that an earlier run has not found good; those that do not open, each with a sentence.
+
+    Every outcome is at once in OUT/checked.jsonl. Files that changed since are opened again.
+    """
+    from epalm.cli.batch import Progress  # brings PyTorch
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EPALMError(f"{out} cannot be made ({error.strerror}); give --out another folder.") from error
+    damaged: dict[str, str] = {}
+    with Results(out / "checked.jsonl", {"opened_as": modality}) as results:
+        todo = [path for path in paths if not results.has(path)]
+        if len(todo) < len(paths):
+            print(f"{len(paths) - len(todo):,} files were opened before.", file=sys.stderr)
+        with Progress(len(todo)) as progress:
+            for path, problem in check_files(todo, CHECKS[modality], workers):
+                if problem is None:
+                    results.add(path, text="opens")
+                else:
+                    results.add(path, error=problem)
+                    damaged[path] = problem
+                progress.advance()
+    return damaged
+
+
+def check_files(paths: Sequence[str], check: Check, workers: int) -> Iterator[tuple[str, str | None]]:
+    """Call `check`, a function at the top of a module, on each path in worker processes; in any order.
+
+    A file on which a worker dies, as decoders do on some damage, is reported as damaged.
+    """
+    todo = deque(paths)
+    while todo:
+        running: dict[Future[str | None], str] = {}
+        try:
+            with pool(min(workers, len(todo))) as executor:
+                while todo or running:
+                    while todo and len(running) < 4 * workers:
+                        future = executor.submit(check, todo[0])
+                        running[future] = todo.popleft()
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        problem = future.result()
+                        yield running.pop(future), problem
+        except BrokenProcessPool:  # it does not say whose fault it was
+            for path in running.values():
+                yield path, check_alone(path, check)
+
+
+def check_alone(path: str, check: Check) -> str | None:
+    """`check` in a process of its own, whose death is the file's fault."""
+    try:
+        with pool(1) as executor:
+            return executor.submit(check, path).result()
+    except BrokenProcessPool:
+        return (
+            f"{path} makes the program that opens it crash: it is damaged, or does not fit into the memory."
+        )
+
+
+@contextmanager
+def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes; work that was not begun is dropped at the end."""
+    # The libraries are imported once, by the process that workers are copies of, where there is such a way.
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    context.set_forkserver_preload(["epalm.media.image", "epalm.media.video", "epalm.media.audio"])
+    executor = ProcessPoolExecutor(workers, context, initializer=begin_work)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def begin_work() -> None:
+    """In a worker: leave Ctrl-C to the parent, and end with it even if it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def check_image(path: str) -> str | None:
+    from epalm.media.image import open_image
+
+    return problem_of(lambda: open_image(path))
+
+
+def check_video(path: str) -> str | None:
+    from epalm.media.video import open_video
+
+    return problem_of(lambda: open_video(path, frames=1))
+
+
+def check_audio(path: str) -> str | None:
+    from epalm.media.audio import open_audio
+
+    return problem_of(lambda: open_audio(path, seconds=0.5))
+
+
+CHECKS: dict[str, Check] = {"image": check_image, "video": check_video, "audio": check_audio}
+
+
+def problem_of(opening: Callable[[], object]) -> str | None:
+    """The sentence with which a file is refused; None if it opens."""
+    try:
+        opening()
+    except EPALMError as error:
+        return str(error)
+    return None
