@@ -16,9 +16,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from epalm.cli.results import Results
 from epalm.errors import EPALMError
+
+# Formats (in FFmpeg's words) whose header says how long the file is; for others it is guessed from its size.
+TIMED = {"mov", "matroska", "avi", "wav", "w64", "flac", "aiff", "flv", "asf"}
+WHOLE, SLACK = 0.9, 0.5  # a file is whole with this part of its length, or if less than these seconds lack
 
 Check = Callable[[str], str | None]  # path -> None, or a sentence on what is wrong with the file
 
@@ -35,7 +40,7 @@ def check_media(paths: Sequence[str], modality: str, out: Path, workers: int) ->
     except OSError as error:
         raise EPALMError(f"{out} cannot be made ({error.strerror}); give --out another folder.") from error
     damaged: dict[str, str] = {}
-    with Results(out / "checked.jsonl", {"opened_as": modality}) as results:
+    with Results(out / "checked.jsonl", {"opened_as": modality, "compared": "length"}) as results:
         todo = [path for path in paths if not results.has(path)]
         if len(todo) < len(paths):
             print(f"{len(paths) - len(todo):,} files were opened before.", file=sys.stderr)
@@ -119,13 +124,13 @@ def check_image(path: str) -> str | None:
 def check_video(path: str) -> str | None:
     from epalm.media.video import open_video
 
-    return problem_of(lambda: open_video(path, frames=1))
+    return problem_of(lambda: open_video(path, frames=1)) or cut_short(path)
 
 
 def check_audio(path: str) -> str | None:
     from epalm.media.audio import open_audio
 
-    return problem_of(lambda: open_audio(path, seconds=0.5))
+    return problem_of(lambda: open_audio(path, seconds=0.5)) or cut_short(path)
 
 
 CHECKS: dict[str, Check] = {"image": check_image, "video": check_video, "audio": check_audio}
@@ -138,3 +143,41 @@ def problem_of(opening: Callable[[], object]) -> str | None:
     except EPALMError as error:
         return str(error)
     return None
+
+
+def cut_short(path: str) -> str | None:
+    """One sentence if a video or sound ends long before the time that its header says.
+
+    The file is read to its end, without decoding it. Formats whose header has no length are not judged.
+    """
+    import av
+
+    try:
+        with av.open(path) as container:
+            if container.duration is None or not TIMED & set(container.format.name.split(",")):
+                return None
+            promised = container.duration / av.time_base
+            there = last_time(container)
+    except (
+        av.error.FFmpegError,
+        OSError,
+        ValueError,
+    ):  # it opened before: what is wrong here is not the length
+        return None
+    if there >= promised * WHOLE or promised - there < SLACK:
+        return None
+    return (
+        f"{path} is cut short: its header says {promised:.1f} s, but only {there:.1f} s are in the file; "
+        "download it again."
+    )
+
+
+def last_time(container: Any) -> float:
+    """Seconds from the first to the end of the last packet of any stream."""
+    first, last = float("inf"), 0.0
+    for packet in container.demux():
+        if packet.pts is not None and packet.time_base is not None:
+            begin = float(packet.pts * packet.time_base)
+            first = min(first, begin)
+            last = max(last, begin + float((packet.duration or 0) * packet.time_base))
+    return max(last - first, 0.0)
