@@ -6,7 +6,9 @@ import pytest
 import torch
 from transformers import ASTConfig, ASTModel
 
+from tests.helpers.tiny_benchmarks import write_tiny
 from tests.helpers.trainings import prepared, run, settings_for
+from train.data.benchmarks import PAPER
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +28,10 @@ def gqa(tmp_path_factory, tiny_model_dir) -> Path:
     assert run("features", config, "--device", "cpu") == 0
     assert run("fit", config) == 0
     return config
+
+
+@pytest.fixture(scope="session")
+def official(tmp_path_factory) -> dict[str, Path]:
+    """Every benchmark as downloaded; tests that change something copy it."""
+    folder = tmp_path_factory.mktemp("official")
+    return {name: write_tiny(name, folder / name) for name in PAPER}

@@ -8,7 +8,8 @@ import pytest
 
 from epalm.errors import EPALMError
 from tests.helpers import tiny_benchmarks as tiny
-from tests.helpers.tiny_benchmarks import write_original, write_tiny
+from tests.helpers.tiny_benchmarks import write_tiny
+from tests.helpers.tiny_original import write_original
 from train.data.benchmarks import PAPER, find_dataset
 from train.data.manifest import Item, load_manifest, save_manifest
 from train.data.prepare import prepare, summary
