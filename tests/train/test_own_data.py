@@ -52,7 +52,7 @@ def refusal(dataset, source: Path, out: Path) -> str:
         ("pets.csv", "\ufeffImage;Description", '{0}.png;"a dog; of kind {0}"'),
         ("pets.tsv", "caption\tfile_name", "a dog\t{0}"),
         ("pets.txt", "image,caption", "{0}.png,a dog"),
-        ("pets.csv", "0.png,a dog", "{0}.png,a dog"),  # no header
+        ("pets.csv", "1.png,a dog again", "{0}.png,a dog"),  # no header
         (
             "pets.jsonl",
             '{{"media": "1.png", "text": "a dog"}}'.format(),
