@@ -55,7 +55,7 @@ def refusal(dataset, source: Path, out: Path) -> str:
         ("pets.csv", "1.png,a dog again", "{0}.png,a dog"),  # no header
         (
             "pets.jsonl",
-            '{{"media": "1.png", "text": "a dog"}}'.format(),
+            '{"media": "1.png", "text": "a dog"}',
             '{{"media": "{0}.png", "text": "a dog"}}',
         ),
     ],

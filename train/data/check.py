@@ -152,6 +152,8 @@ def cut_short(path: str) -> str | None:
     """
     import av
 
+    if problem := short_riff(path):
+        return problem
     try:
         with av.open(path) as container:
             if container.duration is None or not TIMED & set(container.format.name.split(",")):
@@ -168,6 +170,24 @@ def cut_short(path: str) -> str | None:
         return None
     return (
         f"{path} is cut short: its header says {promised:.1f} s, but only {there:.1f} s are in the file; "
+        "download it again."
+    )
+
+
+def short_riff(path: str) -> str | None:
+    """The same by the size in the header of a WAV or AVI file, whose readers overlook it."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+        size = os.path.getsize(path)
+    except OSError:
+        return None
+    promised = int.from_bytes(head[4:8], "little") + 8
+    unknown = promised <= 8 or promised > 0xFFFFFF00  # as recorders and pipes leave it
+    if head[:4] != b"RIFF" or unknown or size >= promised * WHOLE:
+        return None
+    return (
+        f"{path} is cut short: its header says {promised / 1e6:.2f} MB, but it has only {size / 1e6:.2f} MB; "
         "download it again."
     )
 

@@ -225,7 +225,7 @@ def read_result(run: Run) -> Result | None:
         return None
     if scores["blind"] is None:  # evaluated by hand, without it
         return None
-    metric = next(iter(scores["metrics"]))
+    metric = scores.get("metric") or next(iter(scores["metrics"]))
     log = read_json_lines(run.out / "log.jsonl")
     return Result(
         metric,

@@ -98,9 +98,8 @@ DAQUAR = Dataset(
         **{split: OFFICIAL[""].format("train") for split in ("train", "val", "trainval")},
         "test": OFFICIAL[""].format("test"),
     },
-    download="Questions and nyu_depth_images.tar are on the authors' page, "
-    "https://www.mpi-inf.mpg.de/departments/computer-vision-and-machine-learning/research/vision-and-language/"
-    "visual-turing-challenge; copies on Kaggle have all_qa_pairs.txt and two lists of photos.",
+    download='Questions and nyu_depth_images.tar are on the authors\' page, "Visual Turing Challenge" at '
+    "https://www.mpi-inf.mpg.de; copies on Kaggle have all_qa_pairs.txt and two lists of photos.",
     layout=(
         "qa.894.raw.{train,test}.txt, or all_qa_pairs.txt with {train,test}_images_list.txt",
         "nyu_depth_images/image1.png",
