@@ -69,9 +69,15 @@ def test_a_table_of_captions_is_split_by_its_media(name, header, line, tmp_path)
     assert all(item.prompt is None and item.answers[0].startswith("a dog") for item in splits["train"])
 
 
-def test_json_may_be_a_list_a_list_under_a_key_or_captions_by_name(tmp_path):
+def test_json_may_be_a_list_a_list_under_a_key_captions_by_name_or_as_cocos(tmp_path):
     rows = [{"image": f"{i}.png", "captions": ["a dog", "one dog"]} for i in range(1, 11)]
-    contents = [rows, {"version": 1, "items": rows}, {row["image"]: row["captions"] for row in rows}]
+    coco = {
+        "images": [{"id": i, "file_name": f"{i}.png"} for i in range(1, 11)],
+        "annotations": [
+            {"id": 0, "image_id": i, "caption": t} for i in range(1, 11) for t in rows[0]["captions"]
+        ],
+    }
+    contents = [rows, {"items": rows}, {row["image"]: row["captions"] for row in rows}, coco]
     found = []
     for number, content in enumerate(contents):
         source = pictures(tmp_path / str(number), 10)
@@ -80,7 +86,7 @@ def test_json_may_be_a_list_a_list_under_a_key_or_captions_by_name(tmp_path):
         assert {split: len(items) for split, items in splits.items()} == {"train": 16, "val": 1, "test": 1}
         assert splits["val"][0].answers == ("a dog", "one dog")
         found.append({split: media(items) for split, items in splits.items()})
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1] == found[2] == found[3]
 
 
 def test_questions_keep_all_answers_and_the_questions_of_a_picture_stay_together(tmp_path):

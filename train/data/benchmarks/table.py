@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from epalm.errors import EPALMError, reason
-from train.data.benchmarks.files import EXTENSIONS, read_json, read_lines
+from train.data.benchmarks.files import EXTENSIONS, read_json, read_lines, records
 from train.data.text import open_text
 
 KINDS = (".csv", ".tsv", ".json", ".jsonl", ".txt")
@@ -62,8 +62,17 @@ def read_table(path: Path, task: str) -> list[Row] | None:
 
 
 def of_json(path: Path) -> list[dict[str, Any]]:
-    """Objects of a JSON file: its list, the first list of objects in it, or name -> text."""
+    """Objects of a JSON file: its list, the first list of objects in it, name -> text, or COCO's form."""
     content = read_json(path)
+    if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
+        files = {
+            row["id"]: row["file_name"]
+            for row in records(path, content["images"], id=(int, str), file_name=str)
+        }
+        return [
+            {"media": files.get(row["image_id"]), **row}
+            for row in records(path, content["annotations"], image_id=(int, str))
+        ]
     if isinstance(content, dict):
         inner = [value for value in content.values() if isinstance(value, list) and value]
         inner = [value for value in inner if isinstance(value[0], dict)]
@@ -142,4 +151,5 @@ def first_of(entry: dict[str, Any], names: list[str]) -> str:
 def listed(value: Any) -> list[str]:
     """One text or several."""
     values = value if isinstance(value, list) else [value]
-    return [str(value) for value in values if value is not None and not isinstance(value, dict)]
+    texts = (next(iter(value.values()), None) if isinstance(value, dict) else value for value in values)
+    return [str(text) for text in texts if text is not None]
