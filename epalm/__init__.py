@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 from epalm.errors import EPALMError
 
 if TYPE_CHECKING:
-    from epalm.model import EPALM, Request
+    from epalm.model import EPALM, Answer, Request
 
-__all__ = ["EPALM", "EPALMError", "Request"]
+__all__ = ["EPALM", "Answer", "EPALMError", "Request"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """Import the model on first use: it brings PyTorch, which `python -m epalm --help` need not wait for."""
-    if name in ("EPALM", "Request"):
+    if name in ("EPALM", "Answer", "Request"):
         from epalm import model
 
         return getattr(model, name)

@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from epalm.adapter import Adapter
 from epalm.config import GenerationConfig
 from epalm.decoding import InjectedLM, text_loss
+from epalm.scoring import token_log_probabilities, up_to_end
 from epalm.text import TaskText, pad_left
 
 
@@ -153,6 +155,34 @@ class AdaptedLM(nn.Module):
             **options,
         )
         return out[:, ids.shape[1] :]
+
+    @torch.inference_mode()
+    def log_probabilities(
+        self,
+        features: Sequence[Tensor] | None,
+        inputs: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+    ) -> list[float]:
+        """How probable generated answers are; see `epalm.scoring`.
+
+        Args:
+            features, inputs: as in `generate`, and as many as `batches` lets share a batch.
+            answers: B lists of the ids that `generate` gave.
+        Returns:
+            B means per token, the end token included, in nats.
+        """
+        rows = [torch.tensor(up_to_end(row, self.text.stops)) for row in answers]
+        given = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        padded = pad_sequence(rows, batch_first=True, padding_value=self.text.pad_id)
+        ids, mask = pad_left(inputs, self.text.pad_id)
+        found = token_log_probabilities(
+            self.lm,
+            *(t.to(self.device) for t in (ids, mask, padded, given)),
+            self.prompt_rows(len(ids)),
+            None if features is None else self.adapter.tokens([f.to(self.device) for f in features]),
+            self.adapter.config.injection,
+        )
+        return (found.sum(1).cpu() / given.sum(1)).tolist()
 
     def answers(
         self, features: Sequence[Tensor] | None, inputs: Sequence[Sequence[int]], *args: Any, **options: Any

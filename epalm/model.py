@@ -35,6 +35,7 @@ from epalm.language_model import choose_device, choose_dtype, load_lm
 from epalm.media.container import Source
 from epalm.media.reader import HERE, Reader
 from epalm.media.recipes import recipe_from_dict
+from epalm.scoring import Answer
 from epalm.streaming import stream_tokens
 
 
@@ -183,20 +184,35 @@ class EPALM(
         Raises:
             EPALMError: a file cannot be read, a question is empty or too long, or there is no adapter for it.
         """
-        prepared = [self._prepare(request) for request in requests]
-        answers = [""] * len(requests)
-        for name in dict.fromkeys(name for name, _, _ in prepared):
-            own = [i for i, (wanted, _, _) in enumerate(prepared) if wanted == name]
-            adapted = self.adapted[name]
-            for batch in adapted.batches([prepared[i][1] for i in own]):
-                members = [own[place] for place in batch]
-                ids = [prepared[i][1] for i in members]
-                features = self.features(name, torch.stack([prepared[i][2] for i in members]))
-                generation = with_overrides(adapted.adapter.config.generation, beams, max_new_tokens)
-                texts = adapted.answers(features, ids, generation, use_cache, **options)
-                for i, text in zip(members, texts, strict=True):
-                    answers[i] = text
-        return answers
+        texts = [""] * len(requests)
+        for batch in self._batches(requests):
+            generation = with_overrides(batch.adapted.adapter.config.generation, beams, max_new_tokens)
+            found = batch.adapted.answers(batch.features, batch.inputs, generation, use_cache, **options)
+            for i, text in zip(batch.members, found, strict=True):
+                texts[i] = text
+        return texts
+
+    def answer(self, request: Request, beams: int | None = None, max_new_tokens: int | None = None) -> Answer:
+        """The text of `generate` with its log-probability and the adapter's confidence in it."""
+        return self.answers([request], beams, max_new_tokens)[0]
+
+    def answers(
+        self, requests: Sequence[Request], beams: int | None = None, max_new_tokens: int | None = None
+    ) -> list[Answer]:
+        """The texts of `generate`, each with its log-probability and the adapter's confidence in it.
+
+        Costs one more pass over the answers; in `reference` mask mode one for each of their tokens.
+        """
+        answers: dict[int, Answer] = {}
+        for batch in self._batches(requests):
+            adapted, config = batch.adapted, batch.adapted.adapter.config
+            generation = with_overrides(config.generation, beams, max_new_tokens)
+            rows = adapted.generate(batch.features, batch.inputs, generation).tolist()
+            sure = adapted.log_probabilities(batch.features, batch.inputs, rows)
+            for i, row, log_probability in zip(batch.members, rows, sure, strict=True):
+                confidence = None if config.confidence is None else config.confidence.of(log_probability)
+                answers[i] = Answer(adapted.text.answer(row), log_probability, confidence)
+        return [answers[i] for i in range(len(requests))]
 
     def stream(
         self, request: Request, beams: int | None = None, max_new_tokens: int | None = None, **options: Any
@@ -240,12 +256,10 @@ class EPALM(
             EPALMError: as `generate`, or the encoder is one whose feature maps are not known.
         """
         name = self.adapter_of(request)
-        adapter, recipe = self.adapted[name].adapter, self.recipes[name]
+        adapted, recipe = self.adapted[name], self.recipes[name]
         return explain(
-            self.lm,
-            adapter,
-            self.adapted[name].text,
-            self.encoders[adapter.config.encoder.id],
+            adapted,
+            self.encoders[adapted.adapter.config.encoder.id],
             recipe,
             recipe.open(request.media, self.reader),
             request.question,
@@ -277,6 +291,17 @@ class EPALM(
             raise EPALMError(f"There is no adapter '{request.adapter}'; loaded: {', '.join(self.adapters)}.")
         return request.adapter
 
+    def _batches(self, requests: Sequence[Request]) -> Iterator[_Batch]:
+        """The requests in groups that may be decoded together; each group is encoded when its turn comes."""
+        prepared = [self._prepare(request) for request in requests]
+        for name in dict.fromkeys(name for name, _, _ in prepared):
+            own = [i for i, (wanted, _, _) in enumerate(prepared) if wanted == name]
+            adapted = self.adapted[name]
+            for places in adapted.batches([prepared[i][1] for i in own]):
+                members = [own[place] for place in places]
+                features = self.features(name, torch.stack([prepared[i][2] for i in members]))
+                yield _Batch(adapted, members, [prepared[i][1] for i in members], features)
+
     def _prepare(self, request: Request) -> tuple[str, list[int], Tensor]:
         """Adapter name, input ids and media tensor of a request."""
         name = self.adapter_of(request)
@@ -284,6 +309,16 @@ class EPALM(
         ids = text.ids(text.input(request.question))
         recipe = self.recipes[name]
         return name, ids, recipe(recipe.open(request.media, self.reader))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """Requests of one adapter that are decoded together."""
+
+    adapted: AdaptedLM
+    members: list[int]  # their places among all requests
+    inputs: list[list[int]]  # text ids
+    features: list[Tensor]  # n encoder features (B, D_j)
 
 
 def check_encoder(encoder: Encoder, config: AdapterConfig, given: str | None) -> None:

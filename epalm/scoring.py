@@ -8,12 +8,28 @@ scored in a pass over what stood before it, which is what generation did.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from epalm.config import InjectionConfig
 from epalm.decoding import InjectedLM
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A text, and how sure the model is of it.
+
+    Attributes:
+        log_probability: mean per generated token, the end token included, in nats.
+        confidence: how often the adapter's answers with this log-probability are right, in 0…1, measured on
+            held-out files; None for an adapter that was never measured.
+    """
+
+    text: str
+    log_probability: float
+    confidence: float | None
 
 
 def token_log_probabilities(

@@ -23,6 +23,7 @@ from epalm.cli.results import Results
 from epalm.errors import EPALMError
 from epalm.media.container import modality_of
 from epalm.model import EPALM, Request
+from epalm.scoring import Answer
 
 NAMES = mimetypes.MimeTypes()  # the built-in table alone: the same on every machine
 CLEAR = "\r\x1b[K"  # go to the start of the terminal's line and empty it
@@ -92,7 +93,7 @@ class Run:
     Args:
         question: None asks for captions.
         results: gets a row per file, if it is not None.
-        show: told each result: file, adapter, task, text, seconds.
+        show: told each result: file, adapter, task, text, log_probability, confidence, seconds.
         say: told in one sentence what was wrong with a file.
     """
 
@@ -160,11 +161,14 @@ class Run:
                 continue
             yield Request(file.path, self.question, adapter)
 
-    def _hand_out(self, path: str, adapter: str, text: str, seconds: float) -> None:
+    def _hand_out(self, path: str, adapter: str, answer: Answer, seconds: float) -> None:
+        sure = None if answer.confidence is None else round(answer.confidence, 3)
+        values: dict[str, Any] = {"text": answer.text, "log_probability": round(answer.log_probability, 3)}
+        values |= {"confidence": sure, "seconds": seconds}
         if self.results:
-            self.results.add(path, adapter=adapter, text=text, seconds=seconds)
+            self.results.add(path, adapter=adapter, **values)
         self.progress.clear()
-        self.show({"file": path, "adapter": adapter, "task": self.task, "text": text, "seconds": seconds})
+        self.show({"file": path, "adapter": adapter, "task": self.task, **values})
         self.described += 1
         self.progress.advance()
 
@@ -183,10 +187,10 @@ class Run:
 
 def generate(
     model: EPALM, batch: list[Request], beams: int | None, max_new_tokens: int | None
-) -> list[str | EPALMError]:
-    """A text or an error for each request; where one of a batch is bad, the others are asked alone."""
+) -> list[Answer | EPALMError]:
+    """An answer or an error for each request; where one of a batch is bad, the others are asked alone."""
     try:
-        return [*model.generate(batch, beams, max_new_tokens)]
+        return [*model.answers(batch, beams, max_new_tokens)]
     except EPALMError as error:
         if len(batch) == 1:
             return [error]

@@ -115,7 +115,9 @@ def make_parser() -> argparse.ArgumentParser:
         add_model_options(added)
         add_search_options(added)
         added.add_argument(
-            "--json", action="store_true", help="a JSON object per line: file, adapter, task, text, seconds"
+            "--json",
+            action="store_true",
+            help="a JSON object per line: file, adapter, task, text, log_probability, confidence, seconds",
         )
         added.add_argument(
             "--out",

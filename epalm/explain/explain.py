@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from epalm.adapted import AdaptedLM
 from epalm.adapter import Adapter
-from epalm.decoding import InjectedLM, with_overrides
+from epalm.decoding import with_overrides
 from epalm.encoders.base import Encoder
 from epalm.explain.contributions import contributions, layers_of_tokens, words_of
 from epalm.explain.explanation import Candidate, Explanation
@@ -21,15 +22,12 @@ from epalm.media.previews import FRAME, picture
 from epalm.media.recipes import AudioRecipe, ImageRecipe, WhisperRecipe
 from epalm.media.video import Clip
 from epalm.scoring import token_log_probabilities, up_to_end
-from epalm.text import TaskText
 
 LONGEST = 640  # pixels of the longer side of a picture that is shown
 
 
 def explain(
-    lm: InjectedLM,
-    adapter: Adapter,
-    text: TaskText,
+    adapted: AdaptedLM,
     encoder: Encoder,
     recipe: Any,
     opened: Any,
@@ -47,11 +45,12 @@ def explain(
     Raises:
         EPALMError: a bad question, or an encoder whose last feature map is not known.
     """
+    lm, adapter, text = adapted.lm, adapted.adapter, adapted.text
     config = adapter.config
     media = recipe(opened)[None]
     ids = torch.tensor([text.ids(text.input(question))], device=lm.device)
     given = torch.ones_like(ids)
-    prompt = None if adapter.prompt is None else adapter.prompt()[None].detach()
+    prompt = adapted.prompt_rows(1)
     layers = config.encoder.feature_layers
     with torch.no_grad():
         tokens = adapter.tokens(encoder(media, layers)).to(lm.device)

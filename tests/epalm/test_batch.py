@@ -124,7 +124,7 @@ def test_a_bad_file_does_not_spoil_its_batch(tiny_model_dir, pictures):
     batch = [Request(str(pictures / f"{i}.png"), adapter="image-caption") for i in range(3)]
     first, bad, third = generate(model, batch, None, None)
     assert isinstance(bad, EPALMError) and "1.png" in str(bad)
-    assert [first, third] == [model.caption(batch[i].media) for i in (0, 2)]
+    assert [first.text, third.text] == [model.caption(batch[i].media) for i in (0, 2)]
 
 
 def test_files_without_an_adapter_are_counted_in_a_folder_and_refused_by_name(tiny_model_dir, tree, capsys):
@@ -281,14 +281,14 @@ def test_interrupted_keeps_what_is_done(tiny_model_dir, pictures, tmp_path, monk
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "o"
     run = ["caption", "--model", str(tiny_model_dir), str(pictures), "--out"]
     assert main([*run, str(undisturbed)]) == 0
-    answer, calls = EPALM.generate, iter(range(99))
+    answer, calls = EPALM.answers, iter(range(99))
 
     def interrupted(*args, **options):
         if next(calls) == 2:
             raise KeyboardInterrupt
         return answer(*args, **options)
 
-    monkeypatch.setattr(EPALM, "generate", interrupted)
+    monkeypatch.setattr(EPALM, "answers", interrupted)
     assert main([*run, str(out)]) == 130
     assert without_time(rows(out)) == without_time(rows(undisturbed))[:2]
     assert main([*run, str(out)]) == 0

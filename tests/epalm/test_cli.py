@@ -49,9 +49,10 @@ def test_caption_prints_the_text_alone_for_one_file(tiny_model_dir, picture, cap
 def test_json_has_one_object_per_line(tiny_model_dir, picture, capsys):
     assert main(["caption", "--model", str(tiny_model_dir), "--json", picture, picture]) == 0
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
-    assert list(first) == ["file", "adapter", "task", "text", "seconds"]
+    assert list(first) == ["file", "adapter", "task", "text", "log_probability", "confidence", "seconds"]
     assert (first["file"], first["adapter"], first["task"]) == (picture, "image-caption", "caption")
     assert first["text"] == second["text"] and first["seconds"] > 0
+    assert first["log_probability"] < 0 and first["confidence"] is None  # this adapter was never measured
 
 
 def test_a_bad_file_is_reported_and_the_others_go_on(tiny_model_dir, picture, text_file, capsys):

@@ -1,12 +1,14 @@
 """EPALM as users call it: load, caption, ask, stream, save."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from epalm import EPALM, EPALMError, Request
+from epalm.config import AdapterConfig, ConfidenceConfig
 
 RED = Image.new("RGB", (40, 30), "red")
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 60, 3), dtype=np.uint8))
@@ -75,6 +77,29 @@ def test_one_adapter_is_saved_as_a_plain_adapter_folder(model, tmp_path, tiny_mo
     one.save_pretrained(tmp_path)
     assert {"adapter.safetensors", "config.json", "README.md"} <= {p.name for p in tmp_path.iterdir()}
     assert EPALM.from_pretrained(tmp_path, device="cpu").ask(RED, "why?") == one.ask(RED, "why?")
+
+
+@pytest.mark.parametrize("name", ["model", "opt"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_an_answer_is_the_generated_text_with_its_log_probability(name, beams, request):
+    model = request.getfixturevalue(name)
+    requests = [Request(NOISE, "what is this?"), Request(RED, "where is it?"), Request(NOISE), Request(RED)]
+    answers = model.answers(requests, beams)
+    assert [answer.text for answer in answers] == model.generate(requests, beams)
+    for one, answer in zip(requests, answers, strict=True):
+        assert answer.confidence is None  # these adapters were never measured
+        assert model.answer(one, beams).log_probability == pytest.approx(answer.log_probability, abs=1e-4)
+        assert answer.log_probability < 0
+
+
+def test_a_calibrated_adapter_says_how_often_it_is_right(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "image-qa" / "config.json"
+    config = AdapterConfig.load(path)
+    path.write_text(replace(config, confidence=ConfidenceConfig(2.0, 1.0)).to_json())
+    answer = EPALM.from_pretrained(tmp_path, device="cpu").answer(Request(NOISE, "what is this?"))
+    assert answer.confidence == ConfidenceConfig(2.0, 1.0).of(answer.log_probability)
+    assert 0 < answer.confidence < 1
 
 
 def test_the_stream_grows_to_the_whole_text(model):
