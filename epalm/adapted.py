@@ -174,10 +174,13 @@ class AdaptedLM(nn.Module):
         rows = [torch.tensor(up_to_end(row, self.text.stops)) for row in answers]
         given = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         padded = pad_sequence(rows, batch_first=True, padding_value=self.text.pad_id)
-        ids, mask = pad_left(inputs, self.text.pad_id)
+        ids, mask = (t.to(self.device) for t in pad_left(inputs, self.text.pad_id))
         found = token_log_probabilities(
             self.lm,
-            *(t.to(self.device) for t in (ids, mask, padded, given)),
+            ids,
+            mask,
+            padded.to(self.device),
+            given.to(self.device),
             self.prompt_rows(len(ids)),
             None if features is None else self.adapter.tokens([f.to(self.device) for f in features]),
             self.adapter.config.injection,

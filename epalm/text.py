@@ -72,7 +72,7 @@ class TaskText:
         As in the original, a second answer token ends the answer, and spaces before punctuation are closed.
         """
         end = next((i for i, token in enumerate(ids) if token in self.stops), len(ids))
-        text = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
+        text = str(self.tokenizer.decode(list(ids[:end]), skip_special_tokens=True))
         return self.tokenizer.clean_up_tokenization(text).strip()
 
 

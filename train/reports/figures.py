@@ -183,7 +183,7 @@ def dots(title: str, metric: str, groups: dict[str, dict[str, list[float]]]) -> 
             names.append(group)
             for row, values in rows.items():
                 if values:
-                    mean = np.mean(values)
+                    mean = float(np.mean(values))
                     first = mean if first is None else first
                     axes.plot(values, [len(names)] * len(values), "o", color="C0", markersize=3.5, alpha=0.6)
                     axes.plot(mean, len(names), "|", color="C0", markersize=11, markeredgewidth=2)

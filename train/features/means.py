@@ -1,0 +1,45 @@
+"""The mean features of the training data, which explanations of an adapter's answers compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from epalm.adapter import Adapter
+from epalm.errors import EPALMError
+
+
+def mean_features(batches: Iterable[Sequence[Tensor]]) -> list[Tensor]:
+    """The mean of every feature, in float32.
+
+    Args:
+        batches: of n features (B, D_j) each, as the adapter takes them; a few thousand examples are enough.
+    Returns:
+        n tensors (D_j).
+    Raises:
+        EPALMError: there are no features.
+    """
+    sums: list[Tensor] = []
+    count = 0
+    for batch in batches:
+        added = [feature.double().sum(0).cpu() for feature in batch]
+        sums = [a + b for a, b in zip(sums, added, strict=True)] if sums else added
+        count += len(batch[0])
+    if not count:
+        raise EPALMError("There are no features to take a mean of; give at least one batch.")
+    return [(total / count).float() for total in sums]
+
+
+@torch.no_grad()
+def store_mean_features(folder: Path, batches: Iterable[Sequence[Tensor]]) -> None:
+    """Write the mean features into an adapter folder; `batches` as in `mean_features`.
+
+    Raises:
+        EPALMError: as `Adapter.load` and `mean_features`.
+    """
+    adapter = Adapter.load(folder)
+    adapter.mean_features = mean_features(batches)
+    adapter.save(folder)
