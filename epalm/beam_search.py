@@ -73,14 +73,16 @@ def reference_beam_search(
     store = [_Hypotheses(beams) for _ in range(batch)]
     scores = torch.full((batch, beams), NEVER, device=device)
     scores[:, 0] = 0.0
-    new = None  # the first step feeds everything
+    cache = model_kwargs.get("past_key_values")
+    new = None if cache is None else input_ids.shape[1] - cache.get_seq_length()
+    first = True
     while True:
         inputs = model.prepare_inputs_for_generation(
-            input_ids, next_sequence_length=new, is_first_iteration=new is None, **model_kwargs
+            input_ids, next_sequence_length=new, is_first_iteration=first, **model_kwargs
         )
         outputs = model(**inputs, return_dict=True)
         model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
-        new = 1 if model_kwargs.get("use_cache") else None
+        new, first = (1 if model_kwargs.get("use_cache") else None), False
 
         logits = outputs.logits[:, -1].float().to(device)
         log_probs = logits_processor(cast(torch.LongTensor, input_ids), logits.log_softmax(-1))  # (B * K, V)

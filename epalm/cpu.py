@@ -49,8 +49,9 @@ def pack(model: nn.Module) -> None:
     Exact up to the order in which products are summed. Layers in float32, and in bfloat16 where the CPU
     computes in it, are packed; others, and those on another device, stay as they are.
     """
-    if not torch.backends.mkldnn.is_available():
+    if getattr(model, "is_packed", False) or not torch.backends.mkldnn.is_available():
         return
+    model.is_packed = True  # type: ignore[assignment]
     dtypes = {torch.float32}
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         dtypes.add(torch.bfloat16)

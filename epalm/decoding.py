@@ -15,6 +15,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from epalm.beam_search import reference_beam_search
 from epalm.config import GenerationConfig, InjectionConfig
+from epalm.cpu import pack
 from epalm.errors import EPALMError
 from epalm.families import family_of
 from epalm.injection import Masks, injection_schedule, run_layers
@@ -67,8 +68,23 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
         Returns:
             `.logits` (B, R, V): rows are [perceptual token][prompt][text] in a fresh pass (R = 1 + P + T).
         """
+        last = self._last_layer(input_ids, attention_mask, prompt, tokens, injection, past_key_values)
+        logits = self.family.head(self.base, last[:, -logits_to_keep:])
+        return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+
+    def _last_layer(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        prompt: Tensor | None,
+        tokens: Tensor | None,
+        injection: InjectionConfig | None,
+        past_key_values: InjectedCache | None,
+    ) -> Tensor:
+        """What leaves the last layer (B, R, H), before the logits; arguments as in `forward`."""
         prompt_len = 0 if prompt is None else prompt.shape[1]
         new = input_ids.shape[1]
+        fresh = past_key_values is None or past_key_values.is_empty
         seen = 0 if past_key_values is None else past_key_values.get_seq_length()
         if attention_mask is None:
             attention_mask = input_ids.new_ones(input_ids.shape[0], seen + new)
@@ -76,7 +92,7 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
             injection, tokens = InjectionConfig(0, 0), None
 
         text = attention_mask.cumsum(1) * attention_mask - 1  # (B, T_all), -1 = padding
-        hidden = self.family.embed(self.base, None if seen else prompt, input_ids, text[:, seen:])
+        hidden = self.family.embed(self.base, prompt if fresh else None, input_ids, text[:, seen:])
         if self.base.training:  # as OPT was once trained, and the original trains; the library leaves it out
             hidden = torch.nn.functional.dropout(hidden, getattr(self.base.config, "dropout", 0.0))
         ahead = torch.arange(1 + prompt_len, device=text.device).expand(text.shape[0], -1)
@@ -94,11 +110,8 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
             schedule = injection_schedule(
                 injection, self.num_layers, 0 if tokens is None else tokens.shape[1]
             )
-            last = run_layers(layers, hidden, tokens, schedule, masks, layer_kwargs)
-        else:
-            last = run_layers_cached(layers, hidden, tokens, past_key_values, masks, layer_kwargs)
-        logits = self.family.head(self.base, last[:, -logits_to_keep:])
-        return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+            return run_layers(layers, hidden, tokens, schedule, masks, layer_kwargs)
+        return run_layers_cached(layers, hidden, tokens, past_key_values, masks, layer_kwargs)
 
     @torch.inference_mode()
     def decode(
@@ -125,7 +138,15 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
         """
         if use_cache:
             num_tokens, prompt_len = (0 if x is None else x.shape[1] for x in (tokens, prompt))
-            options["past_key_values"] = self.new_cache(injection, num_tokens, prompt_len)
+            cache = self.new_cache(injection, num_tokens, prompt_len)
+            if generation.num_beams > 1 and prompt_len + input_ids.shape[1] > 1:
+                # All beams begin alike: compute what they share once. The last token is left for `generate`.
+                known, seen = input_ids[:, :-1], attention_mask[:, :-1]
+                self._last_layer(known, seen, prompt, tokens, injection, cache)
+                cache.batch_repeat_interleave(generation.num_beams)
+            if len(input_ids) * generation.num_beams > 1:
+                pack(self.base)
+            options["past_key_values"] = cache
         method: Callable | None = None
         if generation.num_beams > 1 and generation.beam_scoring == "reference":
             method = reference_beam_search

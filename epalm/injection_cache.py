@@ -73,6 +73,11 @@ class InjectedCache(Cache):
         rows = super().get_seq_length(layer_idx)
         return max(rows - self._rows_before_text, 0)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has been computed, not even a prompt without text."""
+        return super().get_seq_length() == 0
+
     def remember_rows(self, hidden: Tensor, layer_idx: int) -> Tensor:
         """Append rows (B, R, H) that enter a recomputed layer; returns all of them so far."""
         rows, _ = self.update(hidden[:, None], hidden[:, None, :, :0], layer_idx)
@@ -113,7 +118,7 @@ def run_layers_cached(
     plan = cache.plan
     text_rows = hidden.shape[1]  # rows of prompt and text that are computed
     # Once row 0 is cached, it is not computed again before the layer where it looks at every new token.
-    token_from = 0 if cache.get_seq_length() == 0 else plan.last_replaced_layer
+    token_from = 0 if cache.is_empty else plan.last_replaced_layer
     has_token = False
     for i, layer in enumerate(layers):
         if tokens is not None and plan.schedule[i] >= 0 and i >= token_from:

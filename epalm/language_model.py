@@ -10,6 +10,7 @@ from httpx import HTTPError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from epalm.config import LMConfig
+from epalm.cpu import quantise
 from epalm.errors import EPALMError, reason
 from epalm.families import family_of
 from epalm.hub.wheels import backbone_dir
@@ -36,6 +37,11 @@ def choose_dtype(device: str) -> tuple[torch.dtype, str]:
     return torch.float32, f"float32, because half precision on '{device}' is slow or lacks operations."
 
 
+def computing(dtype: torch.dtype) -> torch.dtype:
+    """In which precision numbers are computed where weights are stored in this one."""
+    return torch.float32 if dtype == torch.int8 else dtype
+
+
 def load_lm(
     config: LMConfig,
     device: str,
@@ -47,17 +53,25 @@ def load_lm(
 
     Args:
         config: which LM, and the sizes it must have.
+        dtype: int8 rounds the weights, on a CPU; everything else is computed in float32 then.
         device_map: as in `transformers`, for LMs that need several devices; replaces `device`.
     Raises:
         EPALMError: it cannot be found, fetched or read, or it is another model than the adapter's.
     """
+    int8 = dtype == torch.int8
+    if int8 and (device != "cpu" or device_map is not None):
+        raise EPALMError(f"int8 weights are for a CPU; on {device_map or device} use float16 or bfloat16.")
     source = config.id
     if source.startswith("starter/"):
         source = str(backbone_dir(source, progress))
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=config.revision)
         lm = AutoModelForCausalLM.from_pretrained(
-            source, revision=config.revision, dtype=dtype, device_map=device_map, attn_implementation="sdpa"
+            source,
+            revision=config.revision,
+            dtype=computing(dtype),
+            device_map=device_map,
+            attn_implementation="sdpa",
         )
     except (OSError, ValueError, RuntimeError, HTTPError) as error:
         raise EPALMError(
@@ -66,7 +80,11 @@ def load_lm(
         ) from error
     check_lm(lm, config)
     lm.requires_grad_(False).eval()
-    return (lm if device_map is not None else cast(Any, lm).to(device)), tokenizer
+    if device_map is None:
+        lm = cast(Any, lm).to(device)
+    if int8:
+        quantise(lm)
+    return lm, tokenizer
 
 
 def check_lm(lm: PreTrainedModel, config: LMConfig) -> None:

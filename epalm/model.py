@@ -31,7 +31,7 @@ from epalm.encoders.load import load_encoder
 from epalm.errors import EPALMError
 from epalm.explain import Explanation, explain
 from epalm.hub.locate import adapter_folders, locate
-from epalm.language_model import choose_device, choose_dtype, load_lm
+from epalm.language_model import choose_device, choose_dtype, computing, load_lm
 from epalm.media.container import Source
 from epalm.media.reader import HERE, Reader
 from epalm.media.recipes import recipe_from_dict
@@ -106,7 +106,8 @@ class EPALM(
         Args:
             name: "starter", a published model (`python -m epalm models`), an adapter folder, a folder of
                 several adapters for one LM, or the hub id of such a folder.
-            device, dtype: chosen by what the machine has if None.
+            device: chosen by what the machine has if None.
+            dtype: chosen by the device if None; torch.int8 rounds the LM's weights, on a CPU.
             device_map: spread an LM over several devices, as in `transformers`.
             lm, encoder: use these ids or folders instead of those that the adapter names.
             progress: told in words what takes time.
@@ -141,7 +142,9 @@ class EPALM(
                 say(f"Loading the encoder {encoder or wanted.id} …")
                 commit = None if encoder else wanted.revision
                 where = str(injected.device)
-                encoders[wanted.id] = load_encoder(encoder or wanted.id, dtype, where, say, commit, encoders)
+                encoders[wanted.id] = load_encoder(
+                    encoder or wanted.id, computing(dtype), where, say, commit, encoders
+                )
             check_encoder(encoders[wanted.id], adapter.config, encoder)
             adapter.to(injected.device)
         return cls(injected, tokenizer, adapters, encoders)

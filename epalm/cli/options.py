@@ -19,7 +19,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="starter, a published model, an adapter folder or a hub id (%(default)s)",
     )
     parser.add_argument("--device", type=device, help="cpu, cuda, cuda:1, mps (the best there is)")
-    parser.add_argument("--dtype", choices=DTYPES, help="precision (chosen by the device)")
+    parser.add_argument(
+        "--dtype", choices=[*DTYPES, "int8"], help="precision (chosen by the device); int8 is for a CPU"
+    )
     parser.add_argument(
         "--lm", metavar="ID", help="language model to use instead of the one the adapter names"
     )

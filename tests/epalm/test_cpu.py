@@ -1,0 +1,91 @@
+"""Frozen linear layers on a CPU: another layout gives the same texts, int8 gives nearly the same numbers."""
+
+import pytest
+import torch
+from torch import nn
+
+from epalm import EPALM, EPALMError
+from epalm.config import GenerationConfig
+from epalm.cpu import FrozenLinear, pack, quantise
+from tests.helpers.tiny import INJECTIONS, WIDTH, injection, tiny_lm
+
+# Text ids and rows of the soft prompt: with and without something before the last token.
+INPUTS = [
+    (torch.tensor([[5, 6, 7], [8, 9, 3]]), 3),
+    (torch.tensor([[2], [2]]), 3),
+    (torch.tensor([[2], [5]]), 0),
+    (torch.tensor([[2, 4], [5, 8]]), 0),
+]
+
+
+def layers() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(96, 200), nn.ReLU(), nn.Linear(200, 50, bias=False)).requires_grad_(False)
+
+
+@pytest.mark.parametrize("rows", [(1,), (3,), (2, 7), (2, 100)])
+def test_packed_layers_compute_the_same(rows):
+    plain, packed = layers(), layers()
+    pack(packed)
+    assert all(layer.product for layer in packed if isinstance(layer, nn.Linear))
+    x = torch.randn(*rows, 96)
+    torch.testing.assert_close(packed(x), plain(x), atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_flow_through_the_plain_weights():
+    plain, packed = layers(), layers()
+    pack(packed)
+    gradients = []
+    for model in (plain, packed):
+        x = torch.linspace(-1, 1, 96).requires_grad_()
+        model(x).square().sum().backward()
+        gradients.append(x.grad)
+    assert torch.equal(*gradients)
+
+
+def test_another_precision_unpacks():
+    packed = layers()
+    pack(packed)
+    x = torch.randn(3, 96, dtype=torch.float64)
+    assert torch.equal(packed.double()(x), layers().double()(x))
+
+
+def test_int8_is_near_the_exact_product_and_keeps_the_weights():
+    plain, rounded = layers(), layers()
+    quantise(rounded)
+    x = torch.randn(5, 96)
+    assert 0 < (rounded(x) - plain(x)).norm() / plain(x).norm() < 0.02
+    assert torch.equal(rounded[0].weight, plain[0].weight)
+
+
+def test_tied_weights_stay_tied():
+    lm = tiny_lm("llama").base
+    lm.lm_head.weight = lm.model.embed_tokens.weight
+    pack(lm)
+    assert isinstance(lm.lm_head, FrozenLinear) and lm.lm_head.weight is lm.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("mask", ["causal", "reference"])
+@pytest.mark.parametrize("family", ["opt", "opt post-norm", "llama"])
+@pytest.mark.parametrize("scoring", ["library", "reference"])
+def test_beams_that_share_a_beginning_find_the_same_texts_as_without_a_cache(family, mask, scoring):
+    """With packed weights and one pass for all beams of an item, for every layout of the injection."""
+    fast, slow = tiny_lm(family), tiny_lm(family)
+    torch.manual_seed(1)
+    width = fast.family.embed_size(fast.base)
+    for name in INJECTIONS:
+        config, n = injection(name, mask)
+        tokens = torch.randn(2, n, WIDTH)
+        for ids, prompt_len in INPUTS:
+            prompt = torch.randn(2, prompt_len, width) if prompt_len else None
+            generation = GenerationConfig(num_beams=3, max_new_tokens=6, beam_scoring=scoring)
+            inputs = ids, torch.ones_like(ids), prompt, tokens, config, generation
+            assert torch.equal(fast.decode(*inputs), slow.decode(*inputs, use_cache=False)), name
+
+
+def test_int8_is_chosen_by_the_dtype_and_only_on_a_cpu(tiny_model_dir):
+    model = EPALM.from_pretrained(tiny_model_dir, device="cpu", dtype=torch.int8)
+    found = [module for module in model.lm.base.modules() if isinstance(module, FrozenLinear)]
+    assert found and all(module.product and module.weight.dtype == torch.float32 for module in found)
+    with pytest.raises(EPALMError, match="int8 weights are for a CPU; on cuda use"):
+        EPALM.from_pretrained(tiny_model_dir, device="cuda", dtype=torch.int8)
