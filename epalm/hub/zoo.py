@@ -64,14 +64,18 @@ class Result:
     value: float
 
 
+Task = Literal["caption", "qa"]
+Modality = Literal["image", "video", "audio"]
+
+
 @dataclass(frozen=True)
 class Preset:
     """One published adapter. Injection, mask and generation are those of the paper, the same for all ten."""
 
     name: str
     title: str
-    task: Literal["caption", "qa"]
-    modality: Literal["image", "video", "audio"]
+    task: Task
+    modality: Modality
     lm: Backbone
     encoder: Backbone
     template: str  # of the text input; the tokenizer puts BOS before it
@@ -297,15 +301,15 @@ def _sources(folder: str, share: str, sha256: str | None = None) -> tuple[Source
     )
 
 
-def _image(name: str, title: str, task: str, sources: tuple[Source, ...], **settings) -> Preset:
+def _image(name: str, title: str, task: Task, sources: tuple[Source, ...], **settings) -> Preset:
     return _preset(name, title, task, sources, modality="image", encoder=VIT_B, **settings)
 
 
-def _video(name: str, title: str, task: str, sources: tuple[Source, ...], **settings) -> Preset:
+def _video(name: str, title: str, task: Task, sources: tuple[Source, ...], **settings) -> Preset:
     return _preset(name, title, task, sources, modality="video", encoder=TIMESFORMER, **settings)
 
 
-def _large(name: str, title: str, task: str, sources: tuple[Source, ...]) -> Preset:
+def _large(name: str, title: str, task: Task, sources: tuple[Source, ...]) -> Preset:
     """The paper's eP-ALM pt-L: larger backbones, one shared connector, plain soft prompt, half precision."""
     settings = {"lm": OPT_6_7B, "encoder": VIT_L}
     shape = {"shared_connector": True, "prompt_mlp": False}
@@ -313,7 +317,7 @@ def _large(name: str, title: str, task: str, sources: tuple[Source, ...]) -> Pre
 
 
 def _preset(
-    name: str, title: str, task: str, sources: tuple[Source, ...], modality: str, **settings
+    name: str, title: str, task: Task, sources: tuple[Source, ...], modality: Modality, **settings
 ) -> Preset:
     """The paper's main models, where `settings` do not say otherwise."""
     lm = settings.pop("lm", OPT_2_7B)
