@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from epalm.errors import EPALMError
 
 T = TypeVar("T")
+FeatureLayer = int | tuple[int, ...]  # several: their features side by side, as one connector's input
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,9 @@ class EncoderConfig:
     """The frozen perceptual encoder and which of its layers are read."""
 
     id: str
-    feature_layers: tuple[
-        int, ...
-    ]  # one per injected hidden state, shallowest first, negative = from the end
-    widths: tuple[int, ...]  # width of each of those features
+    # One entry per injected hidden state, shallowest first; negative = from the last layer.
+    feature_layers: tuple[FeatureLayer, ...]
+    widths: tuple[int, ...]  # width of the feature of each entry
     revision: str | None = None
 
 
@@ -178,7 +178,9 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _convert(next(a for a in args if a is not type(None)), value, where)
+        kinds = [a for a in args if a is not type(None)]
+        listed = [a for a in kinds if typing.get_origin(a) is tuple]
+        return _convert((listed if isinstance(value, list | tuple) and listed else kinds)[0], value, where)
     if dataclasses.is_dataclass(kind):
         return from_dict(typing.cast(type, kind), value, where)
     if origin is Literal:

@@ -24,10 +24,9 @@ from transformers import PreTrainedTokenizerBase
 
 from epalm.adapted import AdaptedLM
 from epalm.adapter import CONFIG, Adapter
-from epalm.config import AdapterConfig
 from epalm.decoding import InjectedLM, with_overrides
 from epalm.encoders.base import Encoder
-from epalm.encoders.load import load_encoder
+from epalm.encoders.load import load_encoders
 from epalm.errors import EPALMError
 from epalm.explain import Explanation, explain
 from epalm.hub.locate import adapter_folders, locate
@@ -134,18 +133,12 @@ class EPALM(
         say(f"Loading the language model {lm_config.id} …")
         frozen, tokenizer = load_lm(lm_config, device, dtype, device_map, say)
         injected = InjectedLM(frozen)
-        encoders: dict[str, Encoder] = {}
-        # An encoder of frames takes its image encoder from those that are there: images first.
-        for adapter in sorted(adapters.values(), key=lambda a: a.config.task.modality != "image"):
-            wanted = adapter.config.encoder
-            if wanted.id not in encoders:
-                say(f"Loading the encoder {encoder or wanted.id} …")
-                commit = None if encoder else wanted.revision
-                where = str(injected.device)
-                encoders[wanted.id] = load_encoder(
-                    encoder or wanted.id, computing(dtype), where, say, commit, encoders
-                )
-            check_encoder(encoders[wanted.id], adapter.config, encoder)
+        wanted = [adapter.config.encoder for adapter in adapters.values()]
+        ids = {each.id: (encoder, None) if encoder else (each.id, each.revision) for each in wanted}
+        encoders = load_encoders(ids, computing(dtype), injected.device, say)
+        for each in wanted:
+            encoders[each.id].widths.check(each, encoder or each.id)
+        for adapter in adapters.values():
             adapter.to(injected.device)
         return cls(injected, tokenizer, adapters, encoders)
 
@@ -322,16 +315,3 @@ class _Batch:
     members: list[int]  # their places among all requests
     inputs: list[list[int]]  # text ids
     features: list[Tensor]  # n encoder features (B, D_j)
-
-
-def check_encoder(encoder: Encoder, config: AdapterConfig, given: str | None) -> None:
-    """Refuse an encoder whose features are not as wide as the connectors; EPALMError names both sides."""
-    depth = len(encoder.widths)
-    found = [
-        encoder.widths[layer] if -depth <= layer < depth else None for layer in config.encoder.feature_layers
-    ]
-    if found != list(config.encoder.widths):
-        raise EPALMError(
-            f"The adapter was trained for {config.encoder.id} with features of widths "
-            f"{list(config.encoder.widths)}, but {given or config.encoder.id} gives {found}."
-        )

@@ -21,15 +21,13 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
 from tqdm import tqdm
 
+from epalm.adapted import AdaptedLM
 from epalm.adapter import CONFIG, WEIGHTS, Adapter
 from epalm.config import AdapterConfig
-from epalm.decoding import InjectedLM
 from epalm.errors import EPALMError
 from epalm.files import JsonLines, read_json_lines, write_json
-from epalm.text import TaskText, pad_left
 from train.data.benchmarks import find_dataset
 from train.data.manifest import Item
 from train.features.source import FeatureSource, feature_source
@@ -48,9 +46,7 @@ Seeing = Literal["own", "blind", "text only"]  # the item's media, another item'
 
 @torch.no_grad()
 def predict(
-    lm: InjectedLM,
-    text: TaskText,
-    adapter: Adapter,
+    model: AdaptedLM,
     features: FeatureSource,
     items: Sequence[Item],
     others: Sequence[Item],
@@ -62,38 +58,17 @@ def predict(
     Args:
         others: for `blind`, the item whose media each one gets instead.
     """
-    strict = adapter.config.injection.mask == "reference"  # there padding is seen: equal lengths only
-    inputs = [text.ids(text.input(item.prompt)) for item in items]
-    groups: dict[int | None, list[int]] = {}
-    for i, ids in enumerate(inputs):
-        groups.setdefault(len(ids) if strict else None, []).append(i)
-    for members in groups.values():
-        for start in range(0, len(members), batch):
-            part = members[start : start + batch]
-            tokens = None
-            if seeing != "text only":
-                shown = [(items if seeing == "own" else others)[i] for i in part]
-                tokens = adapter.tokens([f.to(lm.device) for f in features(shown, [0] * len(shown))])
-            texts = decode(lm, text, adapter, [inputs[i] for i in part], tokens)
-            yield from zip([items[i] for i in part], texts, strict=True)
-
-
-def decode(
-    lm: InjectedLM, text: TaskText, adapter: Adapter, inputs: Sequence[Sequence[int]], tokens: Tensor | None
-) -> list[str]:
-    """Generated texts behind inputs of ids."""
-    ids, mask = (t.to(lm.device) for t in pad_left(inputs, text.tokenizer.pad_token_id))
-    prompt = None if adapter.prompt is None else adapter.prompt().expand(len(inputs), -1, -1)
-    config = adapter.config
-    out = lm.decode(ids, mask, prompt, tokens, config.injection, config.generation)
-    return [text.answer(row) for row in out[:, ids.shape[1] :].tolist()]
+    inputs = [model.text.ids(model.text.input(item.prompt)) for item in items]
+    for part in model.batches(inputs, batch):
+        shown = [(others if seeing == "blind" else items)[i] for i in part]
+        seen = None if seeing == "text only" else features(shown, [0] * len(shown))
+        texts = model.answers(seen, [inputs[i] for i in part])
+        yield from zip([items[i] for i in part], texts, strict=True)
 
 
 def evaluate_split(
     accelerator: Accelerator,
-    lm: InjectedLM,
-    text: TaskText,
-    adapter: Adapter,
+    model: AdaptedLM,
     features: FeatureSource,
     items: Sequence[Item],
     settings: Settings,
@@ -122,9 +97,7 @@ def evaluate_split(
     new: dict[str, str] = {}
     file = None if record is None else JsonLines(record / f"{rank}.jsonl")
     stream = predict(
-        lm,
-        text,
-        adapter,
+        model,
         features,
         [items[i] for i in own],
         [others[i] for i in own],
@@ -250,7 +223,7 @@ def evaluate(settings: Settings, split: str, model: Path, wanted: Wanted) -> Sco
     check_adapter(adapter.config, settings, model)
     config = adapter.config = replace(adapter.config, generation=settings.generation)
     lm, tokenizer = load_frozen_lm(settings, config.lm, device)
-    text = TaskText(config.task, tokenizer)
+    adapted = AdaptedLM(lm, adapter, tokenizer)
     encoder = load_frozen_encoder(settings, device) if settings.data.cache is None else None
     features = feature_source(settings, config, {"evaluated": items}, encoder)
     begun = time.monotonic()
@@ -260,9 +233,7 @@ def evaluate(settings: Settings, split: str, model: Path, wanted: Wanted) -> Sco
         record = out / (f"predictions-{name}" if seeing == "own" else f"{seeing.replace(' ', '-')}-{name}")
         with_java = wanted.java and seeing == "own"
         forget_others(accelerator, record, made_with)
-        return evaluate_split(
-            accelerator, lm, text, adapter, features, items, settings, with_java, seeing, record
-        )
+        return evaluate_split(accelerator, adapted, features, items, settings, with_java, seeing, record)
 
     scores = run("own")
     baselines = {

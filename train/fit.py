@@ -1,7 +1,7 @@
 """The training loop: batches from any source, an adapter, and a regime that says how it learns.
 
     checkpoint = Checkpoint.open(folder, identity_of(settings), resume=True)
-    fit(settings, source, lm, adapter, regime, checkpoint, validate)
+    fit(settings, source, model, regime, checkpoint, validate)
 
 What a step trains on depends on the seed and the step's number alone, and the checkpoint is one file that
 appears whole or not at all. So a training that is stopped or killed at any moment, and started again, takes
@@ -25,8 +25,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from epalm.adapter import Adapter
-from epalm.decoding import InjectedLM, text_loss
+from epalm.adapted import AdaptedLM
 from epalm.errors import EPALMError
 from train.batches import Batch, Source
 from train.checkpoint import Checkpoint, comparable, flat
@@ -57,15 +56,14 @@ class Verdict:
 def fit(
     settings: Settings,
     source: Source,
-    lm: InjectedLM,
-    adapter: Adapter,
+    model: AdaptedLM,
     regime: Regime,
     checkpoint: Checkpoint,
     validate: Callable[[], Verdict] | None = None,
     accelerator: Accelerator | None = None,
     encoder: nn.Module | None = None,
 ) -> int:
-    """Train `adapter` in place for `settings.optim.epochs` epochs of `source`.
+    """Train `model.adapter` in place for `settings.optim.epochs` epochs of `source`.
 
     Args:
         settings: `optim`, `evaluation.every`, `out` and `trackers` are read.
@@ -78,35 +76,26 @@ def fit(
         EPALMError: the loss became NaN or infinite, or the disk is full.
     """
     accelerator = accelerator or new_accelerator(settings)
-    loop = Loop(settings, source, lm, adapter, regime, checkpoint, validate, accelerator, encoder)
+    loop = Loop(settings, source, model, regime, checkpoint, validate, accelerator, encoder)
     return STOPPED if loop.run() else 0
 
 
 class Trainable(nn.Module):
-    """The adapter with the LM's forward pass; the frozen LM is not part of the module, so only the adapter is
-    synchronised and saved."""
+    """The adapted LM with its training's loss. Its parameters are the adapter's alone."""
 
-    def __init__(self, lm: InjectedLM, adapter: Adapter, regime: Regime):
+    def __init__(self, model: AdaptedLM, regime: Regime):
         super().__init__()
-        self.adapter = adapter
-        self.outside = lm, regime
+        self.model, self.regime = model, regime
 
     def forward(self, features: list[Tensor], ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         """Loss of every text, (B,)."""
-        lm, regime = self.outside
-        # The LM has its precision and the adapter has float32: nothing is left to choose for autocast.
-        with torch.autocast(ids.device.type, enabled=False):
-            return losses(lm, self.adapter, regime, Batch(features, ids, mask, labels))
+        return self.regime.loss(self.model.loss(features, ids, mask, labels), labels)
 
 
-def losses(lm: InjectedLM, adapter: Adapter, regime: Regime, batch: Batch) -> Tensor:
-    """Loss of every text of a batch on the LM's device, (B,)."""
-    keep = int((batch.labels != -100).any(0).sum()) + 1  # the last rows, which predict a label
-    prompt = None if adapter.prompt is None else adapter.prompt().expand(len(batch), -1, -1)
-    tokens = adapter.tokens(batch.features)
-    logits = lm(batch.ids, batch.mask, prompt, tokens, adapter.config.injection, logits_to_keep=keep).logits
-    labels = batch.labels[:, -keep:]
-    return regime.loss(text_loss(logits, labels), labels)
+def losses(model: AdaptedLM, regime: Regime, batch: Batch) -> Tensor:
+    """Loss of every text of a batch, (B,)."""
+    batch = batch.to(model.device)
+    return Trainable(model, regime)(batch.features, batch.ids, batch.mask, batch.labels)
 
 
 class Loop:
@@ -116,8 +105,7 @@ class Loop:
         self,
         settings: Settings,
         source: Source,
-        lm: InjectedLM,
-        adapter: Adapter,
+        model: AdaptedLM,
         regime: Regime,
         checkpoint: Checkpoint,
         validate: Callable[[], Verdict] | None,
@@ -125,20 +113,20 @@ class Loop:
         encoder: nn.Module | None,
     ):
         self.settings, self.optim, self.source = settings, settings.optim, source
-        self.lm, self.adapter, self.regime, self.encoder = lm, adapter, regime, encoder
+        self.adapted, self.adapter, self.regime, self.encoder = model, model.adapter, regime, encoder
         self.checkpoint, self.judge, self.accelerator = checkpoint, validate, accelerator
         self.world, self.main = accelerator.num_processes, accelerator.is_main_process
         self.steps = source.per_epoch * self.optim.epochs
-        self.groups = regime.groups(adapter)
+        self.groups = regime.groups(self.adapter)
         self.model, self.optimizer = accelerator.prepare(
-            Trainable(lm, adapter, regime), make_optimizer(adapter, self.groups)
+            Trainable(model, regime), make_optimizer(self.adapter, self.groups)
         )
-        self.progress = checkpoint.restore(adapter, self.optimizer, accelerator.scaler)
+        self.progress = checkpoint.restore(self.adapter, self.optimizer, accelerator.scaler)
         self.folder = RunFolder(Path(settings.out), self.main)
         if checkpoint.state is None:
             self.folder.begin(settings)
         else:
-            self.folder.go_on(self.progress.step, adapter)
+            self.folder.go_on(self.progress.step, self.adapter)
             self.say(f"Going on at step {self.progress.step} of {self.steps}.")
         self.begun = time.monotonic() - self.progress.seconds
 
@@ -209,7 +197,7 @@ class Loop:
     def training(self, mode: bool) -> None:
         """Train or evaluate from now on: the frozen LM's dropout is the regime's choice."""
         self.adapter.train(mode)
-        self.lm.base.train(mode and self.regime.frozen_dropout)
+        self.adapted.lm.base.train(mode and self.regime.frozen_dropout)
 
     def refuse_not_finite(self, step: int, value: float) -> None:
         """Stop with what is needed to look into it."""
@@ -280,7 +268,7 @@ class Loop:
             self.checkpoint.write(self.adapter, self.optimizer, self.accelerator.scaler, self.progress)
 
     def cost(self) -> dict[str, Any]:
-        frozen = [self.lm, *([self.encoder] if self.encoder is not None else [])]
+        frozen = [self.adapted.lm, *([self.encoder] if self.encoder is not None else [])]
         return {
             "seconds": self.seconds(),
             "samples": round(self.source.count * self.progress.step / self.source.per_epoch),

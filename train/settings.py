@@ -17,6 +17,7 @@ import yaml
 from epalm.config import (
     AdapterConfig,
     EncoderConfig,
+    FeatureLayer,
     GenerationConfig,
     InjectionConfig,
     LMConfig,
@@ -24,6 +25,7 @@ from epalm.config import (
     TaskConfig,
     from_dict,
 )
+from epalm.encoders.widths import Widths
 from epalm.errors import EPALMError, reason
 from epalm.files import write_atomic
 from train.data.benchmarks import find_dataset
@@ -39,7 +41,7 @@ class Model:
     lm: str  # hub id, folder or starter backbone
     encoder: str
     recipe: str  # name of a preprocessing recipe of the modality; "timm": the image encoder's own
-    feature_layers: tuple[int, ...]  # of the encoder, one per injected hidden state
+    feature_layers: tuple[FeatureLayer, ...]  # of the encoder, one entry per injected hidden state
     start_layer: int  # first LM layer whose row 0 is overwritten
     end_layer: int  # first LM layer after the range
     mask: Literal["causal", "reference"] = "causal"
@@ -198,13 +200,8 @@ class Settings:
             EPALMError: the encoder has no such layer.
         """
         model = self.model
-        layers = model.feature_layers
-        if not all(-len(widths) <= layer < len(widths) for layer in layers):
-            raise EPALMError(
-                f"model.feature_layers is {list(layers)}, but {model.encoder} has {len(widths)} layers."
-            )
-        used = tuple(widths[layer] for layer in layers)
-        return EncoderConfig(model.encoder, layers, used, model.encoder_revision)
+        used = Widths(widths).of(model.feature_layers)
+        return EncoderConfig(model.encoder, model.feature_layers, used, model.encoder_revision)
 
     def adapter_config(self, lm: LMConfig, widths: Sequence[int]) -> AdapterConfig:
         """What the adapter's config.json will say.

@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from epalm.adapter import Adapter
-from epalm.decoding import InjectedLM
+from epalm.adapted import AdaptedLM
 from epalm.errors import EPALMError
 from epalm.text import TaskText
 from train.batches import Batch, ItemBatches, TrainingSet, items_per_step, limited
@@ -53,24 +52,22 @@ def train(settings: Settings, resume: bool = False) -> int:
     encoder = None if settings.data.cache else load_frozen_encoder(settings, device)
     widths = encoder.widths if encoder else cached_widths(Path(settings.data.cache or ""))
     config = settings.adapter_config(sizes, widths)
-    text, regime = TaskText(settings.task, tokenizer), regime_of(settings)
-    features = feature_source(settings, config, {"val": val, "train": items}, encoder)
-    sets = [TrainingSet(parts[0], text)]
-    for more, part in zip(settings.data.more, parts[1:], strict=True):
-        sets.append(TrainingSet(part, TaskText(more.task or settings.task, tokenizer), more.weight))
-    source = ItemBatches(settings, sets, features, regime, accelerator.process_index, world)
     adapter = new_adapter(settings, config, lm, tokenizer)
     if checkpoint.state is None and settings.init_from is not None:
         say(start_from(adapter, settings.init_from))
-    adapter.to(accelerator.device)
+    model = AdaptedLM(lm, adapter.to(accelerator.device), tokenizer)
+    features = feature_source(settings, config, {"val": val, "train": items}, encoder)
+    sets = [TrainingSet(parts[0], model.text)]
+    for more, part in zip(settings.data.more, parts[1:], strict=True):
+        sets.append(TrainingSet(part, TaskText(more.task or settings.task, tokenizer), more.weight))
+    regime = regime_of(settings)
+    source = ItemBatches(settings, sets, features, regime, accelerator.process_index, world)
     name = settings.metric
 
     def validate() -> Verdict:
         try:
-            metrics = evaluate_split(
-                accelerator, lm, text, adapter, features, val, settings, java=False
-            ).metrics
-            loss = mean_loss(accelerator, lm, text, adapter, features, val, settings, regime)
+            metrics = evaluate_split(accelerator, model, features, val, settings, java=False).metrics
+            loss = mean_loss(accelerator, model, features, val, settings, regime)
         except torch.OutOfMemoryError as error:
             more = "; --resume goes on at the last checkpoint"
             raise memory_full("evaluation.batch", settings.evaluation.batch, more) from error
@@ -78,7 +75,7 @@ def train(settings: Settings, resume: bool = False) -> int:
         return Verdict(metrics, metrics[name], summary, loss)
 
     try:
-        return fit(settings, source, lm, adapter, regime, checkpoint, validate, accelerator, encoder)
+        return fit(settings, source, model, regime, checkpoint, validate, accelerator, encoder)
     except torch.OutOfMemoryError as error:
         optim = settings.optim
         hint = f" and double optim.accumulate (now {optim.accumulate}), which gives the same steps"
@@ -103,9 +100,7 @@ def refuse_unanswered(name: str, items: Sequence[Item]) -> None:
 @torch.no_grad()
 def mean_loss(
     accelerator: Accelerator,
-    lm: InjectedLM,
-    text: TaskText,
-    adapter: Adapter,
+    model: AdaptedLM,
     features: FeatureSource,
     items: Sequence[Item],
     settings: Settings,
@@ -116,10 +111,12 @@ def mean_loss(
     total = torch.zeros((), device=accelerator.device)
     for start in range(0, len(own), settings.evaluation.batch):
         part = own[start : start + settings.evaluation.batch]
-        answers = [regime.answer(item, random.Random(f"val/{item.id}")) for item in part]
-        texts = [text.training_text(item.prompt, answer) for item, answer in zip(part, answers, strict=True)]
-        batch = Batch(features(part, [0] * len(part)), *regime.text_batch(texts, text))
-        total += losses(lm, adapter, regime, batch.to(accelerator.device)).sum()
+        chosen = [regime.answer(item, random.Random(f"val/{item.id}")) for item in part]
+        texts = [
+            model.text.training_text(item.prompt, answer) for item, answer in zip(part, chosen, strict=True)
+        ]
+        batch = Batch(features(part, [0] * len(part)), *regime.text_batch(texts, model.text))
+        total += losses(model, regime, batch).sum()
     return accelerator.reduce(total, "sum").item() / len(items)
 
 

@@ -5,7 +5,7 @@ norm; a convolutional network's is the globally pooled output of a stage. Which 
 adapter's choice (`feature_layers`), so an encoder is shared by all adapters of its modality.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,8 @@ from httpx import HTTPError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from epalm.config import FeatureLayer
+from epalm.encoders.widths import Widths
 from epalm.errors import EPALMError, reason
 
 
@@ -22,7 +24,7 @@ class Encoder(nn.Module):
 
     Attributes:
         modality: "image", "video" or "audio".
-        widths: width of the feature of each layer, shallowest first.
+        widths: width of the feature of each layer, shallowest first, then of what its own head says.
     """
 
     modality: str
@@ -31,40 +33,39 @@ class Encoder(nn.Module):
     def __init__(self, network: nn.Module, widths: Sequence[int]) -> None:
         super().__init__()
         self.network = network.requires_grad_(False).eval()
-        self.widths = tuple(widths)
+        self.widths = Widths(widths)
 
     def train(self, mode: bool = True) -> "Encoder":
         """Stay in eval mode: a frozen encoder gives the same features while the adapter around it trains."""
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, media: Tensor, layers: Sequence[int]) -> list[Tensor]:
+    def forward(self, media: Tensor, layers: Sequence[FeatureLayer]) -> list[Tensor]:
         """Features of the named layers.
 
         Args:
             media: (B, ...) as the subclass describes; moved to the encoder's device and dtype.
-            layers: layer indices, negative ones counted from the end; one may be named several times.
+            layers: layer indices, negative ones counted from the last layer, or several whose features are
+                put side by side; one may be named several times.
 
         Returns:
-            One (B, widths[l]) tensor per entry of `layers`, in that order.
+            One (B, D) tensor per entry of `layers`, in that order; D is the sum of the widths.
 
         Raises:
             EPALMError: the encoder has no such layer.
         """
-        depth = len(self.widths)
-        for layer in layers:
-            if not -depth <= layer < depth:
-                raise EPALMError(
-                    f"The adapter asks for encoder layer {layer}, but this encoder has {depth} layers: "
-                    "use the encoder named in the adapter's config.json."
-                )
-        indices = [layer % depth for layer in layers]
-        features = self.features(media.to(next(self.parameters())), max(indices))
-        return [features[index] for index in indices]
+        places = self.widths.places(layers)
+        features = self.features(media.to(next(self.parameters())), max(map(max, places)))
+        return [side_by_side(features, each) for each in places]
 
     def features(self, media: Tensor, deepest: int) -> list[Tensor]:
-        """Features of layers 0 to `deepest` (or more), shallowest first."""
+        """Features 0 to `deepest` (or more), in the order of `widths`."""
         raise NotImplementedError
+
+
+def side_by_side(features: Sequence[Tensor] | Mapping[int, Tensor], places: Sequence[int]) -> Tensor:
+    """(B, D) of the features at these places, one after the other."""
+    return features[places[0]] if len(places) == 1 else torch.cat([features[p] for p in places], dim=1)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class FrameEncoder(Encoder):
     modality = "video"
 
     def __init__(self, image: TimmImageEncoder) -> None:
-        super().__init__(image.network, [image.widths[-1], GRID * GRID * (FRAMES - 1)])
+        super().__init__(image.network, [image.widths[image.widths.place(-1)], GRID * GRID * (FRAMES - 1)])
         self.image = image
 
     def features(self, media: Tensor, deepest: int) -> list[Tensor]:

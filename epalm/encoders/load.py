@@ -18,6 +18,26 @@ LOADERS: dict[str, Callable[[str, str | None], Encoder]] = {
 }
 
 
+def load_encoders(
+    ids: Mapping[str, tuple[str, str | None]],
+    dtype: torch.dtype,
+    device: str | torch.device,
+    progress: Callable[[str], None],
+) -> dict[str, Encoder]:
+    """Encoders by the name that adapters give them; those that share weights share them in memory.
+
+    Args:
+        ids: by that name, the id to load and its revision.
+    """
+    loaded: dict[str, Encoder] = {}
+    # An encoder of frames takes its image encoder from those that are there: images first.
+    for name in sorted(ids, key=lambda name: ids[name][0].startswith(frames.PREFIX)):
+        id, revision = ids[name]
+        progress(f"Loading the encoder {id} …")
+        loaded[name] = load_encoder(id, dtype, device, progress, revision, loaded)
+    return loaded
+
+
 def load_encoder(
     backbone: str | Path,
     dtype: torch.dtype = torch.float32,
@@ -39,14 +59,16 @@ def load_encoder(
         loaded: encoders by id that are in memory; an image encoder for frames is taken from there.
 
     Raises:
-        EPALMError: no such backbone, one that is no supported encoder, or a failed download.
+        EPALMError: no such backbone, one that is not supported, or a failed download.
     """
     name, path = str(backbone), Path(backbone)
     if name.startswith(frames.PREFIX):
         image = name.removeprefix(frames.PREFIX)
         seen = (loaded or {}).get(image) or load_encoder(image, dtype, device, progress, revision)
         if not isinstance(seen, timm_image.TimmImageEncoder):
-            raise EPALMError(f"{name} needs an image encoder behind {frames.PREFIX}, but {image} is none.")
+            raise EPALMError(
+                f"{name} needs an image encoder of timm after {frames.PREFIX}, but {image} is not one."
+            )
         return frames.FrameEncoder(seen)
     if name == "starter/whisper-tiny.en":
         encoder: Encoder = whisper.load_starter(name, progress)
@@ -58,7 +80,7 @@ def load_encoder(
         encoder = LOADERS[kind](name, revision)
     else:
         raise EPALMError(
-            f"{name} is a model of type {kind!r}, which is no supported encoder: use a timm model for "
+            f"{name} is a model of type {kind!r}, which is not a supported encoder: use a timm model for "
             "images, a TimeSformer for video or an AST for audio."
         )
     return encoder.to(device=device, dtype=dtype)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from epalm.encoders.base import Encoder, hub_errors
+from epalm.encoders.widths import Widths
 from epalm.errors import EPALMError
 
 STARTER_ARCHITECTURES = {"starter/efficientnet-lite2": "tf_efficientnet_lite2"}
@@ -20,7 +21,8 @@ class TimmImageEncoder(Encoder):
 
     ViT (the paper's setting): norm(block output)[:, 0] of each block, with the network's own final norm.
     Convolutional networks, and transformers without [CLS]: the mean over positions of each stage, except
-    that the last layer's feature is what the classifier would see (head convolution and norm included).
+    that the last layer's feature is what the classifier would see (head convolution and norm included). If
+    the network was made with its classifier, the probabilities of its classes are one more feature.
     """
 
     modality = "image"
@@ -34,7 +36,9 @@ class TimmImageEncoder(Encoder):
         accepted = inspect.signature(network.forward_intermediates).parameters
         self.has_cls = getattr(network, "cls_token", None) is not None and "return_prefix_tokens" in accepted
         if not self.has_cls:
-            self.widths = (*self.widths[:-1], network.head_hidden_size)
+            classes = [network.num_classes] if network.num_classes else []
+            layers = len(self.widths)
+            self.widths = Widths([*self.widths[:-1], network.head_hidden_size, *classes], layers)
 
     def features(self, media: Tensor, deepest: int) -> list[Tensor]:
         if self.has_cls:
@@ -50,7 +54,10 @@ class TimmImageEncoder(Encoder):
             return [prefix[:, 0] for _, prefix in blocks]  # (B, D) each; further prefix tokens are registers
         final, stages = self.network.forward_intermediates(media, output_fmt="NCHW")
         pooled = [stage.mean((2, 3)) for stage in stages[:-1]]  # (B, C, H, W) -> (B, C)
-        return [*pooled, self.network.forward_head(final, pre_logits=True)]
+        pooled.append(self.network.forward_head(final, pre_logits=True))
+        if deepest >= self.widths.layers:
+            pooled.append(self.network.get_classifier()(pooled[-1]).softmax(-1))  # (B, classes)
+        return pooled
 
     def pooled_and_map(self, media: Tensor, stage: int) -> tuple[Tensor, Tensor]:
         """The last layer's feature (B, D) and the feature map of a stage (B, C, h, w)."""
@@ -72,7 +79,7 @@ def load(backbone: str, revision: str | None = None) -> TimmImageEncoder:
 
 
 def load_starter(backbone: str, progress: Callable[[str], None] | None = None) -> TimmImageEncoder:
-    """The starter's vision backbone, without its classifier; made in the local cache on first use.
+    """The starter's vision backbone with its classifier; made in the local cache on first use.
 
     Raises:
         EPALMError: no such starter vision backbone.
@@ -81,10 +88,10 @@ def load_starter(backbone: str, progress: Callable[[str], None] | None = None) -
 
     if backbone not in STARTER_ARCHITECTURES:
         known = " or ".join(STARTER_ARCHITECTURES)
-        raise EPALMError(f"{backbone} is no starter image encoder: use {known}.")
+        raise EPALMError(f"{backbone} is not a starter image encoder: use {known}.")
     state = load_file(backbone_dir(backbone, progress) / "model.safetensors")
-    network = timm.create_model(STARTER_ARCHITECTURES[backbone], pretrained=False, num_classes=0)
-    network.load_state_dict({k: v for k, v in state.items() if not k.startswith("classifier.")})
+    network = timm.create_model(STARTER_ARCHITECTURES[backbone], pretrained=False)
+    network.load_state_dict(state)
     return TimmImageEncoder(network)
 
 

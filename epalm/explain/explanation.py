@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from epalm.config import FeatureLayer
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -29,7 +31,7 @@ class Explanation:
         log_probabilities: (W,) of each word, given all before it, in nats.
         layers: (n) the language model's layers that each perceptual token enters; empty for one that the
             range is too short for.
-        feature_layers: (n) the encoder's layer that each perceptual token comes from.
+        feature_layers: (n) the encoder's layer, or layers, that each perceptual token comes from.
         contributions: (n, W) by how much the log-probability of a word drops when a perceptual token is
             replaced by the one of `replaced_by`, in nats; negative where the token spoke against the word.
         replaced_by: "mean" if the adapter stores the mean features of its training data, so that the token is
@@ -51,7 +53,7 @@ class Explanation:
     words: tuple[str, ...]
     log_probabilities: np.ndarray
     layers: tuple[tuple[int, ...], ...]
-    feature_layers: tuple[int, ...]
+    feature_layers: tuple[FeatureLayer, ...]
     contributions: np.ndarray
     replaced_by: Literal["mean", "neutral"]
     pictures: tuple[Image.Image, ...]

@@ -8,6 +8,7 @@ from io import BytesIO
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
+from epalm.encoders.widths import parts
 from epalm.explain.drawing import attention_maps, layer_names, shade, spotlights
 from epalm.explain.explanation import Explanation
 
@@ -35,7 +36,7 @@ def _values(explanation: Explanation) -> dict[str, object]:
         for value in values:
             colour, ink = shade(float(value), explanation.contributions)
             cells.append((f"{value:+.2f}", "rgb({},{},{})".format(*colour), "rgb({},{},{})".format(*ink)))
-        rows.append((name, layer, cells))
+        rows.append((name, " + ".join(map(str, parts(layer))), cells))
     attended = attention_maps(explanation)
     return {
         "explanation": explanation,

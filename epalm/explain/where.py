@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from epalm.config import FeatureLayer
 from epalm.encoders.ast import ASTEncoder
-from epalm.encoders.base import Encoder
+from epalm.encoders.base import Encoder, side_by_side
 from epalm.encoders.frames import FrameEncoder
 from epalm.encoders.timesformer import TimesformerEncoder
 from epalm.encoders.timm_image import TimmImageEncoder
@@ -125,7 +126,7 @@ class Looked:
 def look(
     encoder: Encoder,
     media: Tensor,
-    layers: Sequence[int],
+    layers: Sequence[FeatureLayer],
     log_probability: Callable[[list[Tensor]], Tensor],
 ) -> Looked:
     """Where an encoder looked for what has this log-probability.
@@ -135,12 +136,12 @@ def look(
         layers: which layers' features the adapter reads.
         log_probability: of the answer, given the features (1, D_j) of those layers; differentiable.
     """
-    depth = len(encoder.widths)
-    indices = [layer % depth for layer in layers]
-    part = watched(encoder, max(indices))
+    places = encoder.widths.places(layers)
+    deepest = max(map(max, places))
+    part = watched(encoder, deepest)
     with torch.enable_grad(), maps_of(part) as maps:
-        features = encoder.features(media.to(next(encoder.parameters())), max(indices))
-        total = log_probability([features[index] for index in indices])
+        features = encoder.features(media.to(next(encoder.parameters())), deepest)
+        total = log_probability([side_by_side(features, each) for each in places])
     if not maps:
         raise EPALMError(f"{type(encoder.network).__name__} gave no feature map to look at.")
     gradients = torch.autograd.grad(total, maps, allow_unused=True)

@@ -39,7 +39,12 @@ def config(**changes) -> AdapterConfig:
     return dataclasses.replace(base, **changes)
 
 
-@pytest.mark.parametrize("changes", [{}, {"prompt": None}, {"prompt": PromptConfig(3, False)}])
+SIDE_BY_SIDE = EncoderConfig("some/encoder", (-2, (-1, 2)), (6, 15))
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"prompt": None}, {"prompt": PromptConfig(3, False)}, {"encoder": SIDE_BY_SIDE}]
+)
 def test_saved_equals_loaded(tmp_path, changes):
     adapter = Adapter(config(**changes))
     adapter.save(tmp_path)

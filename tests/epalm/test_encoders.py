@@ -276,7 +276,13 @@ def test_starter_backbone(tmp_path, monkeypatch):
     with torch.no_grad():
         logits = network.eval()(image)
         torch.testing.assert_close(network.classifier(encoder(image, [-1])[0]), logits, atol=1e-5, rtol=1e-5)
-    with pytest.raises(EPALMError, match="starter/resnet is no starter image encoder"):
+        both = encoder(image, [(-1, 5)])[0]  # side by side: what the classifier sees, and what it says
+        torch.testing.assert_close(both[:, :1280], encoder(image, [-1])[0])
+        torch.testing.assert_close(both[:, 1280:], logits.softmax(-1), atol=1e-5, rtol=1e-5)
+    assert encoder.widths == (16, 24, 48, 120, 1280, 1000) and encoder.widths.of([(-1, 5), 0]) == (2280, 16)
+    with pytest.raises(EPALMError, match="no layer 6: the encoder has 5 layers and 1 of its head"):
+        encoder(image, [6])
+    with pytest.raises(EPALMError, match="starter/resnet is not a starter image encoder"):
         timm_image.load_starter("starter/resnet")
 
 

@@ -353,7 +353,7 @@ def test_a_batch_depends_on_seed_and_step_alone(data, task):
         Batches(data, text, 8, seed=1)(1),
     )
     assert torch.equal(one.features[0], same.features[0])
-    assert torch.equal(one.input_ids, same.input_ids)
+    assert torch.equal(one.ids, same.ids)
     assert not torch.equal(one.features[0], later.features[0])
     assert not torch.equal(one.features[0], other.features[0])
     assert one.features[0].shape == (8, 24)

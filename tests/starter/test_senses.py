@@ -67,7 +67,7 @@ def test_three_tokens_carry_what_is_seen_and_two_what_changes(clips):
 
 def test_half_of_a_batch_are_things_that_no_clip_shows(clips):
     text = TaskText(clip_batches.CAPTION, AutoTokenizer.from_pretrained(TOY))
-    drawn = {text.tokenizer.decode(row) for row in clips.batches(text, 20, WIDE)(0).input_ids}
+    drawn = {text.tokenizer.decode(row) for row in clips.batches(text, 20, WIDE)(0).ids}
     seen = [any(thing in row for thing in ("cat", "dog", "cup")) for row in drawn]
     assert any(seen) and not all(seen)
 
@@ -77,7 +77,7 @@ def test_a_batch_of_clips_depends_on_its_step_alone(clips, task):
     batches = clips.batches(TaskText(task, AutoTokenizer.from_pretrained(TOY)), 8, WIDE)
     first, other, again = batches(3), batches(4), batches(3)
     assert all(torch.equal(a, b) for a, b in zip(first.features, again.features, strict=True))
-    assert torch.equal(first.input_ids, again.input_ids)
+    assert torch.equal(first.ids, again.ids)
     assert not torch.equal(first.features[0], other.features[0])
 
 

@@ -99,6 +99,17 @@ def test_the_cache_gives_what_the_encoder_gives(tmp_path):
         assert all(torch.equal(f, d[0]) for f, d in zip(features, direct, strict=True))
 
 
+def test_layers_side_by_side_are_read_from_what_is_there(tmp_path):
+    items = pictures(tmp_path / "media", 2)
+    _, cache, _ = fill(tmp_path / "cache", items)
+    key = cache.key(items[0].media)
+    both = opened(tmp_path / "cache", encoder=EncoderConfig("tiny", ((1, -1), -2), (10, 6))).get(key, 0)
+    second, last, _ = cache.get(key, 0)
+    assert both[0].tolist() == [*second.tolist(), *last.tolist()] and both[1].tolist() == second.tolist()
+    with pytest.raises(EPALMError, match=r"reads layer \(0, 1\)"):
+        opened(tmp_path / "cache", encoder=EncoderConfig("tiny", ((0, 1),), (11,)))
+
+
 def test_draws_are_the_training_transform_with_a_seed_of_content_and_draw(tmp_path):
     items, encoder = pictures(tmp_path / "media", 2), Tiny()
     report, cache, _ = fill(tmp_path / "cache", items, draws=2, batch=1)
@@ -276,7 +287,7 @@ def test_other_weights_under_the_same_name_are_refused(tmp_path):
 
 def test_wrong_widths_are_refused(tmp_path):
     cache = opened(tmp_path / "cache", encoder=replace(CONFIG, widths=(6, 4, 8)))
-    with pytest.raises(EPALMError, match=r"widths \[6, 4, 8\], but they have \[6, 4, 4\]"):
+    with pytest.raises(EPALMError, match=r"widths \[6, 4, 8\], but tiny gives \[6, 4, 4\]"):
         encode_manifest([], cache, Tiny())
 
 
@@ -404,7 +415,14 @@ def encode_here(folder: Path, rank: int, world: int, kill_at: int | None) -> Non
     width = json.loads((folder / "width.json").read_text())
     config = EncoderConfig(str(folder / "encoder"), (-1, -1), (width, width))
     run_features(
-        [folder / "train.jsonl"], config, RECIPE, folder / "cache", draws=1, batch=2, workers=2, device="cpu"
+        [folder / "train.jsonl"],
+        config,
+        load_encoder(config.id),
+        RECIPE,
+        folder / "cache",
+        draws=1,
+        batch=2,
+        workers=2,
     )
 
 
@@ -495,7 +513,8 @@ def test_the_command_says_what_it_did_and_what_it_could_not_read(work, tmp_path,
     config = EncoderConfig(str(work / "encoder"), (-1,), (width,))
     rows = [*pictures(tmp_path / "media", 2), item(tmp_path / "media" / "absent.png")]
     save_manifest(rows, tmp_path / "val.jsonl")
-    assert run_features([tmp_path / "val.jsonl"], config, RECIPE, tmp_path / "cache", 0, 4, 2, "cpu") == 1
+    encoder = load_encoder(config.id)
+    assert run_features([tmp_path / "val.jsonl"], config, encoder, RECIPE, tmp_path / "cache", 0, 4, 2) == 1
     said = capsys.readouterr().out
     assert "absent.png does not exist." in said
     assert "3 media: 2 views encoded, 0 were there." in said

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from epalm.adapted import AdaptedLM
 from epalm.adapter import Adapter
 from epalm.config import (
     AdapterConfig,
@@ -60,6 +61,10 @@ def adapter(seed: int = 0) -> Adapter:
     )
 
 
+def adapted(adapter: Adapter) -> AdaptedLM:
+    return AdaptedLM(tiny_lm("llama"), adapter, None)
+
+
 def batch_at(step: int, rows: int = 4) -> Batch:
     generator = torch.Generator().manual_seed(step)
 
@@ -87,7 +92,7 @@ def trained(
     chosen = settings(out, **changes)
     checkpoint = Checkpoint.open(out, identity_of(chosen, steps=steps), resume)
     source = DrawnBatches(draw, 4, steps // chosen.optim.epochs)
-    return fit(chosen, source, tiny_lm("llama"), adapter, regime_of(chosen), checkpoint, validate)
+    return fit(chosen, source, adapted(adapter), regime_of(chosen), checkpoint, validate)
 
 
 def values(module: torch.nn.Module) -> dict[str, list]:
@@ -145,16 +150,17 @@ def test_a_run_is_not_gone_on_with_unless_wanted(tmp_path):
 
 
 def test_one_batch_is_learned_by_heart_and_the_lm_stays_as_it_was(tmp_path):
-    lm, learning = tiny_lm("llama"), adapter()
+    learning = adapter()
+    model = adapted(learning)
     chosen = settings(tmp_path, lr=3e-2, prompt_lr=3e-2, warmup=1 / 30)
     regime = regime_of(chosen)
-    frozen, before = values(lm), values(learning)
-    first = losses(lm, learning, regime, batch_at(0)).mean().item()
+    frozen, before = values(model.lm), values(learning)
+    first = losses(model, regime, batch_at(0)).mean().item()
     source = DrawnBatches(first_batch, 4, 150)
-    fit(chosen, source, lm, learning, regime, Checkpoint(tmp_path, {}))
-    assert losses(lm, learning, regime, batch_at(0)).mean().item() < first / 2
-    assert values(lm) == frozen
-    assert all(parameter.grad is None for parameter in lm.parameters())
+    fit(chosen, source, model, regime, Checkpoint(tmp_path, {}))
+    assert losses(model, regime, batch_at(0)).mean().item() < first / 2
+    assert values(model.lm) == frozen
+    assert all(parameter.grad is None for parameter in model.lm.parameters())
     assert [name for name, value in values(learning).items() if value == before[name]] == []
     assert not learning.training
 
@@ -210,14 +216,14 @@ def test_texts_are_padded_on_the_left_and_only_outputs_are_labelled():
 
 
 def test_the_loss_of_a_batch_is_that_of_its_items():
-    lm, fresh = tiny_lm("llama"), adapter()
+    model = adapted(adapter())
     regime = Corrected(OPTIM, "caption")
     texts = [([5, 6, 7], [8, 9, 2]), ([10], [11, 2])]
     features = torch.randn(2, FEATURE)
     with torch.no_grad():
-        together = losses(lm, fresh, regime, Batch([features] * 2, *pad_pairs(texts, pad_id=1)))
+        together = losses(model, regime, Batch([features] * 2, *pad_pairs(texts, pad_id=1)))
         single = [
-            losses(lm, fresh, regime, Batch([features[[i]]] * 2, *pad_pairs([texts[i]], pad_id=1)))
+            losses(model, regime, Batch([features[[i]]] * 2, *pad_pairs([texts[i]], pad_id=1)))
             for i in range(2)
         ]
     torch.testing.assert_close(together, torch.cat(single))
@@ -273,7 +279,7 @@ def test_it_ends_when_epochs_improve_no_more(tmp_path, capsys):
 
     def go_on() -> int:
         checkpoint = Checkpoint.open(tmp_path, identity_of(chosen), resume=True)
-        return fit(chosen, source, tiny_lm("llama"), adapter(), regime_of(chosen), checkpoint, judge)
+        return fit(chosen, source, adapted(adapter()), regime_of(chosen), checkpoint, judge)
 
     assert go_on() == 0
     assert "No epoch was better since 2" in capsys.readouterr().err

@@ -39,8 +39,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from epalm.config import EncoderConfig
-from epalm.encoders.base import Encoder
+from epalm.config import EncoderConfig, FeatureLayer
+from epalm.encoders.base import Encoder, side_by_side
+from epalm.encoders.widths import Widths, parts
 from epalm.errors import EPALMError
 from epalm.files import JsonLines, atomic, read_json_lines, sha256_of
 from epalm.media.container import open_file
@@ -197,12 +198,12 @@ class FeatureCache:
                 )
             name, place = self.rows[key, self.view(draw)]
             places.append((self._shard(name), place))
-        indices = [layer % self.made_with["depth"] for layer in self.encoder.feature_layers]
+        entries = widths_of(self.made_with).places(self.encoder.feature_layers)
         layers = {
             index: torch.stack([shard.get_slice(str(index))[place] for shard, place in places])
-            for index in sorted(set(indices))
+            for index in sorted({index for entry in entries for index in entry})
         }
-        return [layers[index] for index in indices]
+        return [side_by_side(layers, entry) for entry in entries]
 
     def _shard(self, name: str) -> Any:
         """A shard that was verified when it was first read."""
@@ -260,21 +261,16 @@ class FeatureCacheWriter:
 
     def _agree(self, encoder: Encoder) -> None:
         """Write cache.json, or refuse an encoder that does not fit to it."""
-        cache, config, depth = self.cache, self.cache.encoder, len(encoder.widths)
-        reads = config.feature_layers
-        widths = [encoder.widths[layer] if -depth <= layer < depth else None for layer in reads]
-        if widths != list(config.widths):
-            raise EPALMError(
-                f"The configuration says that layers {list(reads)} of {config.id} have widths "
-                f"{list(config.widths)}, but they have {widths}."
-            )
+        cache, config = self.cache, self.cache.encoder
+        encoder.widths.check(config, config.id)
         path, weights = cache.folder / "cache.json", fingerprint(encoder)
         wanted = settings(config, cache.recipe)
         if not path.exists():
-            made = {**wanted, "layers": sorted({layer % depth for layer in reads}), "depth": depth}
+            reads = {place for entry in encoder.widths.places(config.feature_layers) for place in entry}
+            made = {**wanted, "layers": sorted(reads), "depth": encoder.widths.layers}
             self._put(path, (json.dumps({**made, "weights": weights}, indent=2) + "\n").encode())
         cache.made_with = read_json(path)  # which another process may have written meanwhile
-        refuse_other(cache.folder, cache.made_with, wanted, reads)
+        refuse_other(cache.folder, cache.made_with, wanted, config.feature_layers)
         if cache.made_with["weights"] != weights:
             raise EPALMError(
                 f"{cache.folder} was made with other weights of {config.id} or in another precision: {ADVICE}"
@@ -340,7 +336,12 @@ def settings(encoder: EncoderConfig, recipe: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(made_with))
 
 
-def refuse_other(folder: Path, there: Any, here: dict[str, Any], layers: Sequence[int]) -> None:
+def widths_of(made_with: dict[str, Any]) -> Widths:
+    """The features of a cache's encoder as far as its cache.json knows them, without their widths."""
+    return Widths([0] * max(made_with["depth"], max(made_with["layers"]) + 1), made_with["depth"])
+
+
+def refuse_other(folder: Path, there: Any, here: dict[str, Any], entries: Sequence[FeatureLayer]) -> None:
     """EPALMError if a cache was made with other settings, or lacks one of the layers."""
     for part in ("format", "encoder", "recipe"):
         theirs, ours = flat(there[part], part), flat(here[part], part)
@@ -350,12 +351,13 @@ def refuse_other(folder: Path, there: Any, here: dict[str, Any], layers: Sequenc
                     f"{folder} holds features of another configuration ({name} is {theirs.get(name)!r} "
                     f"there and {ours.get(name)!r} here): {ADVICE}"
                 )
-    depth = there["depth"]
-    for layer in layers:
-        if not -depth <= layer < depth or layer % depth not in there["layers"]:
+    known = widths_of(there)
+    held = {*there["layers"], *(layer - known.layers for layer in there["layers"] if layer < known.layers)}
+    for entry in entries:
+        if not set(parts(entry)) <= held:
             raise EPALMError(
-                f"{folder} holds layers {there['layers']} of an encoder with {depth}, but this configuration "
-                f"reads layer {layer}: {ADVICE}"
+                f"{folder} holds layers {there['layers']} of an encoder with {there['depth']}, but this "
+                f"configuration reads layer {entry}: {ADVICE}"
             )
 
 
@@ -410,8 +412,8 @@ def content_key(path: str) -> str:
         return sha256_of(file)[:32]
 
 
-def cached_widths(folder: Path) -> list[int]:
-    """Widths of an encoder's features, one per layer, by what a cache holds of them; 0 where it holds none.
+def cached_widths(folder: Path) -> Widths:
+    """Widths of an encoder's features, by what a cache holds of them; 0 where it holds none.
 
     Raises:
         EPALMError: nothing is in the cache yet.
@@ -420,7 +422,8 @@ def cached_widths(folder: Path) -> list[int]:
     for path in sorted(folder.glob("shards/*.safetensors")) if made_with else ():
         with safe_open(path, "pt") as shard:
             held = {int(name): shard.get_slice(name).get_shape()[1] for name in shard.keys()}  # noqa: SIM118
-        return [held.get(layer, 0) for layer in range(made_with["depth"])]
+        known = widths_of(made_with)
+        return Widths((held.get(place, 0) for place in range(len(known))), known.layers)
     raise EPALMError(f"The cache {folder} is empty: run `python -m train features` with the same settings.")
 
 

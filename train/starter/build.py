@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from epalm.adapted import AdaptedLM
 from epalm.adapter import CONFIG, Adapter
 from epalm.config import AdapterConfig
-from epalm.decoding import InjectedLM
 from epalm.files import write_json
 from epalm.hub.locate import STARTER
 from epalm.model import EPALM
@@ -80,18 +80,16 @@ def on_raw_features(adapter: Adapter, scales: Sequence[tuple[Tensor, Tensor]]) -
 
 
 @torch.no_grad()
-def held_out_loss(
-    lm: InjectedLM, adapter: Adapter, regime: Regime, data: Data, text: TaskText
-) -> tuple[float, float]:
+def held_out_loss(model: AdaptedLM, regime: Regime, data: Data) -> tuple[float, float]:
     """Loss per token on held-out media, with their own features and with another one's."""
-    features, examples = data.held_out(text.task.name)
+    features, examples = data.held_out(model.text.task.name)
     means = []
     for shift in (0, len(examples) // 2):
         total = 0.0
         for part in range(0, len(examples), 64):
             rows = slice(part, part + 64)
-            batch = example_batch([f.roll(shift, 0)[rows] for f in features], examples[rows], text)
-            total += losses(lm, adapter, regime, batch.to(lm.device)).sum().item()
+            batch = example_batch([f.roll(shift, 0)[rows] for f in features], examples[rows], model.text)
+            total += losses(model, regime, batch).sum().item()
         means.append(total / len(examples))
     return means[0], means[1]
 
@@ -105,24 +103,24 @@ def train_adapter(plan: Plan, data: Data, work: Path, out: Path) -> int:
     accelerator = new_accelerator(plan.settings)
     sizes = lm_config(plan.settings)
     lm, tokenizer = load_frozen_lm(plan.settings, sizes, str(accelerator.device))
-    text = TaskText(plan.task, tokenizer)
     config = plan.settings.adapter_config(sizes, plan.widths)
-    adapter = new_adapter(plan.settings, config, lm, tokenizer).to(lm.device)
+    adapter = new_adapter(plan.settings, config, lm, tokenizer)
     if plan.starts_from is not None:
         take_connectors(adapter, work / plan.starts_from / "last")
+    model = AdaptedLM(lm, adapter.to(lm.device), tokenizer)
     for stage in plan.stages:
         settings = dataclasses.replace(stage.settings, out=str(work / stage.name))
         regime, size = regime_of(settings), settings.optim.batch
-        source = DrawnBatches(data.batches(text, size, stage.spread), size, stage.steps)
+        source = DrawnBatches(data.batches(model.text, size, stage.spread), size, stage.steps)
         identity = identity_of(settings, steps=stage.steps, spread=str(stage.spread))
 
         def judge(regime: Regime = regime) -> Verdict:
-            own, other = held_out_loss(lm, adapter, regime, data, text)
+            own, other = held_out_loss(model, regime, data)
             metrics = {"held_out_loss": own, "held_out_loss_other_media": other}
             return Verdict(metrics, -own, f"held-out loss {own:.3f}, with others' features {other:.3f}")
 
         checkpoint = Checkpoint.open(work / stage.name, identity, resume=True)
-        if stopped := fit(settings, source, lm, adapter, regime, checkpoint, judge, accelerator):
+        if stopped := fit(settings, source, model, regime, checkpoint, judge, accelerator):
             return stopped
     raw = on_raw_features(adapter, data.scales)
     encoder = plan.settings.model.encoder

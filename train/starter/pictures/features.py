@@ -89,7 +89,7 @@ def encode(
     paths: list[Path], view: int, photos: list[Path], encoder: torch.nn.Module, seed: int
 ) -> list[Tensor]:
     """Features of one view of every picture: per layer (N, width) float16. View 0 is the picture on white."""
-    recipe, layers, batches = RECIPES["image"]["starter"], range(len(encoder.widths)), []
+    recipe, layers, batches = RECIPES["image"]["starter"], range(encoder.widths.layers), []
     for start in range(0, len(paths), 32):
         images = []
         for i in range(start, min(start + 32, len(paths))):
@@ -117,7 +117,7 @@ def encode_pictures(work: Path, views: int = 6, seed: int = 0) -> None:
     for view in range(1 + views):
         encoded.append(encode(paths, view, photos, encoder, seed))
         tensors = {f"layer{i}": torch.stack(parts, 1) for i, parts in enumerate(zip(*encoded, strict=True))}
-        final = tensors[f"layer{len(encoder.widths) - 1}"].float().flatten(0, 1)  # (N·V, 1280)
+        final = tensors[f"layer{encoder.widths.layers - 1}"].float().flatten(0, 1)  # (N·V, 1280)
         tensors |= {"mean": final.mean(0), "std": final.std(0)}
         tensors |= {
             "head.weight": classifier["classifier.weight"],
