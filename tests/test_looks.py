@@ -29,11 +29,11 @@ def test_a_caption_names_a_photo_by_whole_words():
 
 
 def test_every_thing_has_its_turn_before_one_comes_again():
-    found = list(compositions([RED, BLUE, CAT], random.Random(0)))
+    found = list(compositions([RED, BLUE, CAT], [RED, BLUE, CAT], random.Random(0)))
     assert len(found) == 6
     assert {c.thing.name for c in found[:3]} == {"red", "blue", "cat"}
     same = Photo(RED.image, "another", ("flame",))  # a thing on a photo of the same thing proves nothing
-    assert list(compositions([RED, same], random.Random(0))) == []
+    assert list(compositions([RED, same], [RED, same], random.Random(0))) == []
 
 
 def test_photos_are_read_with_their_words(tmp_path):
