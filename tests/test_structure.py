@@ -25,6 +25,7 @@ FLOORS = (
     ("epalm.model",),
     ("epalm.serving",),
     ("epalm.cli",),
+    ("epalm.demo",),
 )
 
 

@@ -32,7 +32,8 @@ import numpy as np
 from PIL import Image
 
 from epalm.errors import EPALMError
-from epalm.media.container import Modality, Source, modality_of, name_of, whole
+from epalm.media.container import MediaSource, Modality, Source, modality_of, name_of, whole
+from epalm.media.sizes import Size, size_of
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Reading:
 
 
 class Reader(Protocol):
-    """Reads files; both methods raise EPALMError about a file that cannot be read."""
+    """Reads files; the methods raise EPALMError about a file that cannot be read."""
 
     def modality_of(self, source: Source) -> Modality:
         """What a file is, by its content."""
@@ -61,6 +62,10 @@ class Reader(Protocol):
 
     def read(self, source: Source, reading: Reading) -> Any:
         """A PIL image, a Clip or a Sound."""
+        ...
+
+    def size_of(self, source: MediaSource, modality: Modality) -> Size:
+        """How large it is, by its header; an unreadable one is left to `read`."""
         ...
 
 
@@ -80,6 +85,9 @@ class ThisProcess:
         if isinstance(source, Image.Image | np.ndarray):
             raise EPALMError(f"A picture in memory is not {article(reading.modality)}: give a file.")
         return (open_video if reading.modality == "video" else open_audio)(source, **reading.options)
+
+    def size_of(self, source: MediaSource, modality: Modality) -> Size:
+        return size_of(source, modality)
 
 
 HERE = ThisProcess()
@@ -125,6 +133,10 @@ class ReadingProcess:
             return HERE.read(source, reading)
         task = {"task": "read", "modality": reading.modality, "options": reading.options}
         return unpacked(*self._ask(source, task))
+
+    def size_of(self, source: MediaSource, modality: Modality) -> Size:
+        header, _ = self._ask(source, {"task": "size_of", "modality": modality})
+        return Size(*header["size"])
 
     def close(self) -> None:
         """End the processes; whoever reads just now gets an error."""
@@ -348,6 +360,8 @@ def answer(task: dict[str, Any], content: bytes) -> tuple[dict[str, Any], bytes 
     try:
         if task["task"] == "modality_of":
             return {"modality": modality_of(source)}, b""
+        if task["task"] == "size_of":
+            return {"size": size_of(source, task["modality"])}, b""
         return packed(functions[task["modality"]](source, **task["options"]))
     except EPALMError as error:
         cause = error.__cause__

@@ -32,6 +32,7 @@ class Text:
     left: int  # tokens that may still come
     stops: set[int]  # ids that end it
     new: list[int] = field(default_factory=list)  # generated ids
+    log_probability: float = 0.0  # of all of them together, in nats
 
     @property
     def finished(self) -> bool:
@@ -103,7 +104,7 @@ class RunningBatch:
         for owner, limit in zip(owners, limits, strict=True):
             self.texts.append(Text(owner, ids.shape[1], prompt_len, limit, stops))
         self._last += [0] * len(owners)
-        self._take(logits[:, -1].argmax(-1).tolist(), len(self.texts) - len(owners))
+        self._take(logits[:, -1], len(self.texts) - len(owners))
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -117,12 +118,17 @@ class RunningBatch:
         masks = self._cache.masks(hidden.dtype)
         for layer, mask in zip(family.layers(base), masks, strict=True):
             hidden = layer(hidden, attention_mask=mask, past_key_values=self._cache, **further)
-        self._take(family.head(base, hidden)[:, -1].argmax(-1).tolist(), 0)
+        self._take(family.head(base, hidden)[:, -1], 0)
 
-    def _take(self, tokens: Sequence[int], first: int) -> None:
-        for i, token in enumerate(tokens, first):
+    def _take(self, logits: Tensor, first: int) -> None:
+        """Add the most probable token, by logits (B, V), to each text from `first` on."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        tokens = logits.argmax(-1)
+        sure = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+        for i, (token, log_probability) in enumerate(zip(tokens.tolist(), sure.tolist(), strict=True), first):
             text = self.texts[i]
             text.new.append(token)
+            text.log_probability += log_probability
             text.length += 1
             text.left -= 1
             self._last[i] = token

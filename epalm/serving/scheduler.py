@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from epalm.model import EPALM, Request
 
 OnText = Callable[[str], None]
+T = TypeVar("T")
 
 
 class Busy(EPALMError):
@@ -57,6 +58,9 @@ class _Work:
 class Ticket(Future[str]):
     """The answer to come: a future of the text, with its place in the queue.
 
+    When it is done, `log_probability` is that of `Answer`, the mean per token in nats; with several beams
+    only if the adapter's confidence was measured.
+
     `result()` raises what went wrong with the request, or `CancelledError`.
     """
 
@@ -65,6 +69,13 @@ class Ticket(Future[str]):
         self._scheduler = scheduler
         self._work = work
         self.dropped = False
+        self.log_probability: float | None = None
+
+    @property
+    def confidence(self) -> float | None:
+        """How often answers with this log-probability are right, as in `Answer`; None if not measured."""
+        config = cast(Adapter, self._scheduler.model.adapters[self._work.adapter]).config.confidence
+        return None if config is None or self.log_probability is None else config.of(self.log_probability)
 
     def cancel(self) -> bool:
         """Drop the request, even if it is being computed; False if it is done already.
@@ -102,6 +113,7 @@ class Scheduler:
         self.rows, self.waiting = rows, waiting
         self._changed = threading.Condition()
         self._queue: list[Ticket] = []  # everything not yet begun, in order; ready ones have media
+        self._jobs: list[tuple[Callable[[], Any], Future]] = []  # to be run between two tokens
         self._closed = False
         self._batch = RunningBatch(model.lm)
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="epalm-reader")
@@ -166,6 +178,19 @@ class Scheduler:
         finally:
             ticket.cancel()
 
+    def run(self, function: Callable[[], T]) -> Future[T]:
+        """Call a function in the thread that computes, between two tokens: nothing else uses the model then.
+
+        For what is not a request, such as an explanation.
+        """
+        result: Future[T] = Future()
+        with self._changed:
+            if self._closed:
+                raise EPALMError("The scheduler is closed.")
+            self._jobs.append((function, result))
+            self._changed.notify()
+        return result
+
     def close(self, wait: bool = True) -> None:
         """Refuse new requests; those that were accepted are finished if `wait`, else cancelled."""
         with self._changed:
@@ -227,11 +252,14 @@ class Scheduler:
             with self._changed:
                 self._changed.wait_for(
                     lambda: len(self._batch) or any(t._work.media is not None for t in self._queue)
-                    or (self._closed and not self._queue)
+                    or self._jobs or (self._closed and not self._queue)
                 )  # fmt: skip
-                if self._closed and not self._queue and not len(self._batch):
+                if self._closed and not self._queue and not self._jobs and not len(self._batch):
                     return
-                new = self._ready()
+                new, jobs = self._ready(), self._jobs[:1]  # one, so that texts grow meanwhile
+                del self._jobs[:1]
+            for function, result in jobs:
+                _call(function, result)
             self._start(new)
             self._step()
 
@@ -262,7 +290,10 @@ class Scheduler:
                 return
             stop = StoppingCriteriaList([_AllDropped(tickets)])
             options = {"stopping_criteria": stop} | works[0].options
-            texts = adapted.answers(features, ids, works[0].generation, **options)
+            rows = adapted.generate(features, ids, works[0].generation, **options).tolist()
+            sure: Sequence[float | None] = [None] * len(rows)
+            if adapted.adapter.config.confidence is not None:
+                sure = adapted.log_probabilities(features, ids, rows)
         except BaseException as error:
             if len(tickets) > 1 and len(self._batch) == before:  # find out which one it is
                 for ticket in tickets:
@@ -270,7 +301,9 @@ class Scheduler:
             else:
                 _fail(tickets, error)
             return
-        for ticket, text in zip(tickets, texts, strict=True):
+        for ticket, row, log_probability in zip(tickets, rows, sure, strict=True):
+            text = adapted.text.answer(row)
+            ticket.log_probability = log_probability
             _tell(ticket, text)
             _finish(ticket, text)
 
@@ -298,6 +331,7 @@ class Scheduler:
             if text.finished or not answer.endswith("\ufffd"):  # half of a character so far
                 _tell(ticket, answer)
             if text.finished:
+                ticket.log_probability = text.log_probability / len(text.new)
                 _finish(ticket, answer)
         return text.finished
 
@@ -311,6 +345,15 @@ class _AllDropped(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         dropped = all(ticket.dropped for ticket in self.tickets)
         return torch.full((input_ids.shape[0],), dropped, device=input_ids.device)
+
+
+def _call(function: Callable[[], Any], result: Future) -> None:
+    """Run a function unless its result is no longer wanted."""
+    if result.set_running_or_notify_cancel():
+        try:
+            result.set_result(function())
+        except BaseException as error:
+            result.set_exception(error)
 
 
 def _tell(ticket: Ticket, text: str) -> None:

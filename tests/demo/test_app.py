@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import av
+import gradio as gr
 import httpx
 import numpy as np
 import pytest
@@ -19,9 +20,13 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-import app
 from epalm import EPALM
+from epalm.demo.page import page
+from epalm.demo.server import launch, main
+from epalm.demo.service import EXAMPLES, Service
+from epalm.demo.texts import TABS
 from epalm.media import previews
+from epalm.serving.running import RunningBatch
 
 MEDIA = files("gradio") / "media_assets"
 HALF = "\ufffd"  # a character that the length cuts is not streamed
@@ -47,8 +52,9 @@ def served(model: EPALM, uploads: Path) -> Iterator[Client]:
         return look_up(host, *args, **kwargs)
 
     patch.setattr(socket, "getaddrinfo", local_only)
-    blocks = app.page(model, "Licences stand here.")
-    yield Client(app.launch(blocks, "127.0.0.1", None), verbose=False)
+    service = Service.of(model, "Licences stand here.")
+    blocks = page(service)
+    yield Client(launch(blocks, "127.0.0.1", None, service), verbose=False)
     blocks.close(verbose=False)
     patch.undo()
 
@@ -57,13 +63,6 @@ def served(model: EPALM, uploads: Path) -> Iterator[Client]:
 def client(model: EPALM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     with served(model, tmp_path_factory.mktemp("uploads")) as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("pictures") / "red.png"
-    Image.new("RGB", (40, 30), "red").save(path)
-    return str(path)
 
 
 def test_caption_is_that_of_the_model(client, model, picture):
@@ -86,7 +85,13 @@ def test_text_arrives_piece_by_piece(client, picture):
 
 
 def test_only_the_tasks_are_endpoints(client):
-    assert sorted(client.view_api(return_format="dict")["named_endpoints"]) == ["/ask", "/caption"]
+    assert sorted(client.view_api(return_format="dict")["named_endpoints"]) == [
+        "/ask",
+        "/ask_image",
+        "/caption",
+        "/caption_image",
+        "/explain",
+    ]
 
 
 def bad_files(folder: Path) -> dict[str, Path]:
@@ -152,10 +157,9 @@ def test_an_unexpected_failure_gets_a_general_sentence_and_its_traceback_stays_o
 ):
     def fail(*_):
         raise RuntimeError("a secret of the server")
-        yield
 
     with monkeypatch.context() as patch:
-        patch.setattr(model, "stream", fail)
+        patch.setattr(model, "features", fail)
         with pytest.raises(AppError) as refused:
             client.predict(handle_file(picture), api_name="/caption")
     assert "Something went wrong" in str(refused.value) and "secret" not in str(refused.value)
@@ -165,17 +169,14 @@ def test_an_unexpected_failure_gets_a_general_sentence_and_its_traceback_stays_o
 
 def test_cancelling_frees_the_model(client, model, picture, monkeypatch):
     """Stop closes the stream: the generation ends and the next request runs."""
-    real, closed = model.stream, []
+    step, keep, closed = RunningBatch.step, RunningBatch.keep, []
 
-    def watched(*args):
-        try:
-            for text in real(*args):
-                time.sleep(0.05)
-                yield text
-        finally:
-            closed.append(True)
+    def watched(batch, places):
+        closed.append(True)
+        keep(batch, places)
 
-    monkeypatch.setattr(model, "stream", watched)
+    monkeypatch.setattr(RunningBatch, "keep", watched)
+    monkeypatch.setattr(RunningBatch, "step", lambda batch: (time.sleep(0.05), step(batch)))
     job = client.submit(handle_file(picture), 1, 90, api_name="/caption")
     while len(job.outputs()) < 3:
         time.sleep(0.02)
@@ -190,9 +191,9 @@ def test_a_taken_port_and_a_missing_model_end_with_one_sentence(capsys, tiny_mod
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert app.main(["--model", str(tiny_model_dir), "--port", str(port)]) == 2
+        assert main(["--model", str(tiny_model_dir), "--port", str(port)]) == 2
     assert f"Port {port}" in capsys.readouterr().err.splitlines()[-1]
-    assert app.main(["--model", "no such model"]) == 2
+    assert main(["--model", "no such model"]) == 2
     assert "'no such model'" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -243,8 +244,8 @@ def test_real_files_are_captioned_and_asked_about(all_tabs, senses, modality, fi
 def test_all_tabs_have_their_endpoints(all_tabs):
     named = all_tabs.view_api(return_format="dict")["named_endpoints"]
     assert set(named) == {
-        *("/caption", "/ask", "/caption_video", "/ask_video", "/frames"),
-        *("/caption_audio", "/ask_audio", "/spectrogram"),
+        *("/caption", "/ask", "/caption_image", "/ask_image", "/caption_video", "/ask_video", "/frames"),
+        *("/caption_audio", "/ask_audio", "/spectrogram", "/explain"),
     }
 
 
@@ -352,21 +353,22 @@ def test_a_model_of_one_modality_has_one_tab_and_its_page_speaks_of_nothing_else
     tiny_senses_dir,
     modality,
 ):
-    blocks = app.page(EPALM.from_pretrained(tiny_senses_dir / f"{modality}-caption", device="cpu"), "")
-    labels = [block.label for block in blocks.blocks.values() if isinstance(block, app.gr.Tab)]
-    assert labels == [app.TABS[modality].name]
-    texts = " ".join(str(b.value) for b in blocks.blocks.values() if isinstance(b, app.gr.Markdown))
-    nouns = {tab.noun for tab in app.TABS.values()}
-    assert {noun for noun in nouns if noun in texts} == {app.TABS[modality].noun}
+    model = EPALM.from_pretrained(tiny_senses_dir / f"{modality}-caption", device="cpu")
+    blocks = page(Service.of(model))
+    labels = [block.label for block in blocks.blocks.values() if isinstance(block, gr.Tab)]
+    assert labels == [TABS[modality].name]
+    texts = " ".join(str(b.value) for b in blocks.blocks.values() if isinstance(b, gr.Markdown))
+    nouns = {tab.noun for tab in TABS.values()}
+    assert {noun for noun in nouns if noun in texts} == {TABS[modality].noun}
 
 
 def test_the_examples_can_be_read_and_their_licences_are_stated(senses):
-    stated = (app.EXAMPLES / "LICENSES.md").read_text(encoding="utf-8")
+    stated = (EXAMPLES / "LICENSES.md").read_text(encoding="utf-8")
     for modality, adapter in (("video", "video-caption"), ("audio", "audio-caption")):
-        examples = sorted(app.EXAMPLES.glob(app.TABS[modality].examples))
+        examples = sorted(EXAMPLES.glob(TABS[modality].examples))
         assert len(examples) >= 3
         for path in examples:
             senses.recipes[adapter].open(path)
             assert f"`{path.name}`" in stated
-            assert path.stem in app.TABS[modality].credits.lower()
+            assert path.stem in TABS[modality].credits.lower()
             assert path.stat().st_size < 1_500_000

@@ -1,5 +1,6 @@
 """Many requests in front of one model: each gets the text that it gets alone, whatever runs beside it."""
 
+import dataclasses
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from epalm import EPALM, EPALMError, Request
+from epalm.config import ConfidenceConfig
 from epalm.serving import Busy, Scheduler
 
 
@@ -172,3 +174,27 @@ def test_closing_finishes_what_was_accepted_or_cancels_it(model, requests):
     tickets = [scheduler.submit(request, max_new_tokens=60) for request in requests]
     scheduler.close(wait=False)
     assert all(ticket.done() for ticket in tickets)
+
+
+def test_a_function_runs_between_tokens_and_its_error_is_its_own(scheduler, requests):
+    """What is not a request: nothing else uses the model meanwhile."""
+    ticket = scheduler.submit(requests[0])
+    assert scheduler.run(lambda: threading.current_thread().name).result(30) == "epalm-scheduler"
+    with pytest.raises(ZeroDivisionError):
+        scheduler.run(lambda: 1 / 0).result(30)
+    assert ticket.result(30)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_an_answers_log_probability_and_confidence_are_those_of_the_model(tiny_model_dir, requests, beams):
+    model = EPALM.from_pretrained(tiny_model_dir, device="cpu")
+    for adapter in model.adapters.values():
+        adapter.config = dataclasses.replace(adapter.config, confidence=ConfidenceConfig(0.5, 1.0))
+    with Scheduler(model) as scheduler:
+        tickets = [scheduler.submit(request, beams=beams) for request in requests]
+        texts = [ticket.result(30) for ticket in tickets]
+    answers = model.answers(requests, beams=beams)
+    assert texts == [answer.text for answer in answers]
+    for ticket, answer in zip(tickets, answers, strict=True):
+        assert ticket.log_probability == pytest.approx(answer.log_probability, abs=1e-4)
+        assert ticket.confidence == pytest.approx(answer.confidence, abs=1e-4)

@@ -1,0 +1,298 @@
+"""One tab of the page: the file on the left, what to do with it and the text on the right."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from epalm.demo import history, texts
+from epalm.demo.answering import Settings
+from epalm.demo.compare import compare_panel
+from epalm.demo.explain_panel import explain_panel
+from epalm.demo.handlers import Handlers, Upload
+from epalm.demo.limits import MOST_BEAMS, MOST_TOKENS
+from epalm.demo.models import Offer
+from epalm.demo.service import EXAMPLES, WAITING
+from epalm.demo.texts import TABS
+from epalm.media.container import Modality
+
+PREVIEWS: dict[str, Any] = {"concurrency_id": "preview", "concurrency_limit": 2}  # files are read, no more
+RUNS: dict[str, Any] = {"concurrency_limit": WAITING}  # when each uses the model is the scheduler's business
+MODES = {"caption": "Caption", "qa": "Question"}
+
+
+@dataclass(frozen=True)
+class MediaTab:
+    """The parts of a tab that the page's other parts set."""
+
+    modality: Modality
+    tab: gr.Tab
+    media: gr.Image | gr.Video | gr.Audio
+    mode: gr.Radio
+    question: gr.Textbox
+    questions: gr.Dataset
+    describe: gr.Button
+    ask: gr.Button
+    beams: gr.Slider
+    length: gr.Slider
+    answer: gr.Textbox
+    status: gr.Markdown
+    again: gr.State  # counts replays; a change runs what the tab holds
+
+    @property
+    def replayed(self) -> list[Any]:
+        """What a replay fills in."""
+        return [
+            self.media,
+            self.mode,
+            self.question,
+            self.beams,
+            self.length,
+            self.answer,
+            self.status,
+            self.again,
+        ]
+
+    @property
+    def of_model(self) -> list[Any]:
+        """What another model changes."""
+        return [self.tab, self.mode, self.questions, self.question, self.ask, self.describe, self.beams]
+
+
+def player(modality: Modality) -> gr.Image | gr.Video | gr.Audio:
+    """Where a file is given and shown. It stays as it is: no option that would have FFmpeg convert it."""
+    if modality == "video":
+        return gr.Video(label="Video", sources=["upload", "webcam"], buttons=[], elem_classes="film")
+    if modality == "audio":
+        return gr.Audio(label="Sound", type="filepath", sources=["upload", "microphone"], buttons=[])
+    return gr.Image(
+        label="Picture",
+        type="filepath",
+        sources=["upload", "webcam", "clipboard"],
+        height=340,
+        buttons=["fullscreen"],
+    )
+
+
+def perceived(modality: Modality) -> gr.components.Component | None:
+    """What the model sees or hears of the file; nothing for images, which it sees whole."""
+    if modality == "video":
+        return gr.Gallery(
+            label="Frames that the model sees",
+            show_label=False,
+            columns=4,
+            allow_preview=False,
+            buttons=[],
+            interactive=False,
+            visible=False,
+            elem_classes="frames",
+        )
+    if modality == "audio":
+        return gr.Image(
+            label="Spectrogram that the model hears",
+            show_label=False,
+            buttons=["fullscreen"],
+            interactive=False,
+            visible=False,
+        )
+    return None
+
+
+def questions_of(offer: Offer, modality: Modality) -> list[list[str]]:
+    """Questions to click."""
+    return [[question] for question in TABS[modality].questions] if "qa" in offer.tasks(modality) else []
+
+
+def media_tab(
+    handlers: Handlers,
+    modality: Modality,
+    model: gr.Dropdown,
+    remember: Callable[[gr.events.Dependency, gr.State], None],
+) -> MediaTab:
+    """Build the tab of a modality.
+
+    Args:
+        model: the page's choice of a model.
+        remember: puts the answer of a run, which a state holds, into the visit's history.
+    """
+    words = TABS[modality]
+    offer = handlers.service.models.offer(None)
+    tasks = offer.tasks(modality)
+    captions = "caption" in tasks or not tasks
+    default = next(iter(tasks.values())).generation.num_beams if tasks else 1
+    with gr.Tab(words.name, id=modality, visible=bool(tasks)) as tab:
+        again, result = gr.State(0), gr.State(None)
+        with gr.Row():
+            with gr.Column():
+                media = player(modality)
+                note = gr.Markdown(label="Sentence", elem_classes="note", visible=modality != "image")
+                preview = perceived(modality)
+                gr.Examples(
+                    [[str(path)] for path in sorted(EXAMPLES.glob(words.examples))],
+                    media,
+                    cache_examples=False,
+                    label="Or try one of these",
+                )
+                gr.Markdown(words.credits, elem_classes="note")
+            with gr.Column():
+                modes = [label for task, label in MODES.items() if task in tasks] or ["Caption"]
+                mode = gr.Radio(modes, value=modes[0], label="What should it do?", visible=len(modes) > 1)
+                question = gr.Textbox(
+                    label="Your question", placeholder="what is this?", max_lines=3, visible=not captions
+                )
+                questions = gr.Dataset(
+                    label="Questions to click",
+                    components=[gr.Textbox(visible=False)],
+                    samples=questions_of(offer, modality),
+                    visible=not captions,
+                )
+                with gr.Row():
+                    describe = gr.Button("Describe it", variant="primary", min_width=120, visible=captions)
+                    ask = gr.Button("Ask", variant="primary", min_width=120, visible=not captions)
+                    stop = gr.Button("Stop", variant="stop", min_width=120)
+                answer = gr.Textbox(
+                    label="Answer", lines=3, buttons=["copy"], interactive=False, elem_classes="answer",
+                    placeholder=f"Give it a {words.noun}, then press the button above.",
+                )  # fmt: skip
+                meter = gr.HTML()
+                status = gr.Markdown(label="Time taken", elem_classes="status")
+                with gr.Accordion("Search settings", open=False):
+                    beams = gr.Slider(
+                        1, MOST_BEAMS, value=default, step=1, label="Beams",
+                        info="With one, words appear one by one; with several, the text is shown when final.",
+                    )  # fmt: skip
+                    length = gr.Slider(
+                        0, MOST_TOKENS, value=0, step=1, label="Longest text, in tokens",
+                        info="A token is a word or a part of one. 0 leaves it to the model.",
+                    )  # fmt: skip
+                tab_inputs = [media, mode, question, model, beams, length]
+                explain_panel(handlers, modality, tab_inputs)
+                compare_panel(handlers, modality, tab_inputs)
+    built = MediaTab(
+        modality, tab, media, mode, question, questions, describe, ask, beams, length, answer, status, again
+    )
+
+    def of_mode(chosen: str) -> list[dict]:
+        asks = chosen == "Question"
+        return [gr.update(visible=asks)] * 3 + [gr.update(visible=not asks)]
+
+    def run(
+        media: Upload, mode: str, question: str, beams: int, length: int, model: str, request: gr.Request
+    ) -> Iterator[tuple[str, str, str, history.Entry | None]]:
+        asked = question if mode == "Question" else None
+        task = "caption" if asked is None else "ask"
+        settings = Settings(beams, length, model)
+        endpoint = f"{task}_{modality}"
+        for text, says, item in handlers.answers(endpoint, modality, media, asked, settings, request):
+            yield text, says, texts.meter(item["confidence"] if item else None), item
+
+    def show(
+        media: Upload, mode: str = modes[0], model: str | None = None, request: gr.Request | None = None
+    ) -> tuple[dict, str]:
+        return handlers.perceived(modality, media, mode == "Question", model, request)
+
+    show.__name__ = "frames" if modality == "video" else "spectrogram"
+    mode.change(
+        of_mode, mode, [question, questions, ask, describe],
+        queue=False, show_progress="hidden", api_visibility="private",
+    )  # fmt: skip
+    questions.click(lambda sample: sample[0], questions, question, queue=False, api_visibility="private")
+    # The library's preprocessing would open the file, and fail on one that is no image without a sentence.
+    # Without it the file is still checked to be an upload, and the numbers are checked by the handler.
+    running = gr.on(
+        [describe.click, ask.click, question.submit, again.change],
+        run,
+        [media, mode, question, beams, length, model],
+        [answer, status, meter, result],
+        preprocess=False,
+        show_progress="minimal",
+        show_progress_on=answer,
+        api_visibility="private",
+        **RUNS,
+    )
+    remember(running, result)
+    if preview is not None:
+        gr.on(
+            [media.change, mode.change, describe.click, ask.click, question.submit],
+            show,
+            [media, mode, model],
+            [preview, note],
+            preprocess=False,
+            trigger_mode="always_last",
+            show_progress="hidden",
+            api_name=show.__name__,
+            api_description=f"What the model perceives of a {words.noun}, and a sentence about it.",
+            **PREVIEWS,
+        )
+    stop.click(lambda: "Stopped.", None, status, cancels=[running], queue=False, api_visibility="private")
+    endpoints(handlers, built, model, default)
+    return built
+
+
+def endpoints(handlers: Handlers, tab: MediaTab, model: gr.Dropdown, default: int) -> None:
+    """The endpoints of a modality: /caption_image and /ask_image, and so on; images have short names, too."""
+    modality = tab.modality
+
+    def caption(
+        media: Upload,
+        beams: int = default,
+        max_new_tokens: int = 0,
+        model: str | None = None,
+        request: gr.Request | None = None,
+    ) -> Iterator[tuple[str, str]]:
+        settings = Settings(beams, max_new_tokens, model)
+        for text, says, _ in handlers.answers(
+            f"caption_{modality}", modality, media, None, settings, request
+        ):
+            yield text, says
+
+    def ask(
+        media: Upload,
+        question: str,
+        beams: int = default,
+        max_new_tokens: int = 0,
+        model: str | None = None,
+        request: gr.Request | None = None,
+    ) -> Iterator[tuple[str, str]]:
+        settings = Settings(beams, max_new_tokens, model)
+        question = question if isinstance(question, str) else ""
+        for text, says, _ in handlers.answers(
+            f"ask_{modality}", modality, media, question, settings, request
+        ):
+            yield text, says
+
+    noun, streams = TABS[modality].noun, "; streams (text so far, time taken)."
+    offered = {task for offer in handlers.service.models.offers.values() for task in offer.tasks(modality)}
+    tail = [tab.beams, tab.length, model]
+    for task, name, function, inputs, does in (
+        ("caption", "caption", caption, [tab.media, *tail], f"Describe a {noun}"),
+        ("qa", "ask", ask, [tab.media, tab.question, *tail], f"Answer a question about a {noun}"),
+    ):
+        if task not in offered:
+            continue
+        for endpoint in (name, f"{name}_image") if modality == "image" else (f"{name}_{modality}",):
+            gr.on(
+                [],
+                named(endpoint, function),
+                inputs,
+                [tab.answer, tab.status],
+                preprocess=False,
+                api_name=endpoint,
+                api_description=does + streams,
+                **RUNS,
+            )
+
+
+def named(name: str, function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """The same function under an endpoint's name, which the tool for language models gets."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        yield from function(*args, **kwargs)
+
+    call.__name__ = name
+    return call

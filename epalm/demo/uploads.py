@@ -1,0 +1,123 @@
+"""The visitors' files, in a folder of this server's own: deleted after a time, on request and at the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+def claim(base: Path | None = None) -> Path:
+    """A new folder for uploads, which Gradio uses from now on; what servers that are gone left is deleted.
+
+    A server holds a lock while it lives, so a folder whose lock is free belongs to none.
+    """
+    base = base or Path(tempfile.gettempdir()) / "epalm-uploads"
+    base.mkdir(parents=True, exist_ok=True)
+    for lock_file in base.glob("*.lock"):
+        lock = FileLock(lock_file)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            continue
+        shutil.rmtree(lock_file.with_suffix(""), ignore_errors=True)
+        lock.release()
+        lock_file.unlink(missing_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=base))
+    lock = FileLock(folder.with_suffix(".lock"))
+    lock.acquire()
+    _HELD.append(lock)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    return folder
+
+
+_HELD: list[FileLock] = []  # released when the process ends, however it does
+
+
+class Uploads:
+    """Deletes what is old, and what a visitor wants deleted.
+
+    Gradio names the folder of an upload by its content, so two visitors with the same file share it; it is
+    deleted on request only when nobody else used it.
+
+    Args:
+        folder: where Gradio puts uploads.
+        kept: seconds that a file is kept.
+        deleted: told how many files were deleted.
+    """
+
+    def __init__(self, folder: Path, kept: float, deleted: Callable[[int], None] = lambda count: None):
+        self.folder, self.kept, self.deleted = folder.resolve(), kept, deleted
+        self.users: dict[Path, set[str]] = {}  # file -> the visits that used it
+        self.lock = threading.Lock()
+        self.stopped = threading.Event()
+
+    def use(self, path: Path, visit: str) -> None:
+        """Remember that a visit used a file."""
+        if self._is_upload(path):
+            with self.lock:
+                self.users.setdefault(path.resolve(), set()).add(visit)
+
+    def forget(self, visit: str) -> int:
+        """Delete the files of a visit that no other visit used; the number of files."""
+        with self.lock:
+            mine = [path for path, visits in self.users.items() if visit in visits]
+            alone = [path for path in mine if self.users[path] == {visit}]
+            for path in mine:
+                self.users[path].discard(visit)
+            for path in alone:
+                del self.users[path]
+        for path in alone:
+            self._delete(path)
+        self.deleted(len(alone))
+        return len(alone)
+
+    def purge(self, age: float | None = None) -> int:
+        """Delete all files that came more than `age` (normally `kept`) seconds ago; the number of files."""
+        latest = time.time() - (self.kept if age is None else age)
+        count = 0
+        for path in [p for p in self.folder.rglob("*") if p.is_file() or p.is_symlink()]:
+            try:
+                old = path.lstat().st_ctime <= latest
+            except FileNotFoundError:
+                continue
+            if old:
+                self._delete(path)
+                with self.lock:
+                    self.users.pop(path, None)
+                count += 1
+        self.deleted(count)
+        return count
+
+    def keep_purging(self) -> None:
+        """Purge from now on in the background, until `stop`."""
+
+        def work() -> None:
+            while not self.stopped.wait(min(60.0, self.kept / 4)):
+                self.purge()
+
+        threading.Thread(target=work, name="purge", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the background purge and delete everything."""
+        self.stopped.set()
+        self.purge(age=0)
+
+    def _is_upload(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(self.folder)
+
+    def _delete(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        parent = path.parent
+        while parent != self.folder and self._is_upload(parent):
+            try:
+                parent.rmdir()
+            except OSError:  # another file is in it
+                return
+            parent = parent.parent

@@ -1,0 +1,114 @@
+"""The panel with the answers of this visit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from epalm.demo import history
+from epalm.demo.handlers import Handlers
+
+# A file that the page makes itself: nothing of it lies on the server.
+DOWNLOAD = """(text, name, type) => {
+    const link = document.createElement('a');
+    link.href = URL.createObjectURL(new Blob([text], {type: 'TYPE'}));
+    link.download = 'NAME';
+    link.click();
+    URL.revokeObjectURL(link.href);
+}"""
+
+
+class Visit:
+    """The panel; the tabs put their answers in with `remember`."""
+
+    def __init__(self, handlers: Handlers):
+        self.handlers = handlers
+        self.entries = gr.State([], time_to_live=handlers.service.kept)
+        with gr.Accordion("This visit", open=False, elem_id="visit"):
+            self.empty = gr.Markdown("What you ask appears here, to be asked again or downloaded.")
+            self.gallery = gr.Gallery(
+                label="Answers of this visit; choose one to see and ask it again",
+                columns=5,
+                allow_preview=False,
+                buttons=[],
+                interactive=False,
+                visible=False,
+                elem_classes="history",
+            )
+            with gr.Row():
+                as_json = gr.Button("Download as JSON", size="sm", min_width=140)
+                as_csv = gr.Button("Download as CSV", size="sm", min_width=140)
+                delete = gr.Button("Delete my files and answers", size="sm", variant="stop", min_width=140)
+            self.status = gr.Markdown(elem_classes="status")
+        text = gr.Textbox(visible=False)
+        for button, make, name, kind in (
+            (as_json, history.as_json, "answers.json", "application/json"),
+            (as_csv, history.as_csv, "answers.csv", "text/csv"),
+        ):
+            save = DOWNLOAD.replace("NAME", name).replace("TYPE", kind)
+            made = button.click(make, self.entries, text, queue=False, api_visibility="private")
+            made.then(None, text, None, js=save)
+        self.delete = delete
+
+    def remember(self, running: gr.events.Dependency, result: gr.State) -> None:
+        """Put the result of a run into the history when it succeeds."""
+
+        def add(entries: list[history.Entry], item: history.Entry | None) -> tuple[Any, ...]:
+            return self._shown(self.handlers.remember(entries, item))
+
+        running.success(
+            add,
+            [self.entries, result],
+            [self.entries, self.gallery, self.empty],
+            show_progress="hidden",
+            api_visibility="private",
+            concurrency_id="preview",
+            concurrency_limit=2,
+        )
+
+    def _shown(self, entries: list[history.Entry]) -> tuple[Any, ...]:
+        pictures = [(item["thumbnail"], history.title(item)) for item in entries]
+        return entries, gr.update(value=pictures, visible=bool(entries)), gr.update(visible=not entries)
+
+    def connect(self, tabs: list[Any], chosen: gr.Tabs, model: gr.Dropdown) -> None:
+        """Let a click on an entry ask it again in its tab, and let the visitor delete everything."""
+
+        def replay(entries: list[history.Entry], event: gr.SelectData) -> list[Any]:
+            item = entries[event.index]
+            values = [gr.Tabs(selected=item["modality"]), item["model"]]
+            for tab in tabs:
+                if tab.modality != item["modality"]:
+                    values += [gr.skip()] * len(tab.replayed)
+                    continue
+                mode = "Caption" if item["question"] is None else "Question"
+                values += [item["path"], mode, item["question"] or ""]
+                values += [item["beams"], item["max_new_tokens"] or 0, item["answer"], "", item["time"]]
+            return values
+
+        self.gallery.select(
+            replay,
+            self.entries,
+            [chosen, model, *(part for tab in tabs for part in tab.replayed)],
+            show_progress="hidden",
+            api_visibility="private",
+        )
+
+        def delete(request: gr.Request) -> list[Any]:
+            says = self.handlers.delete_uploads(request)
+            cleared = [None for _ in tabs for _ in range(3)]
+            return [*self._shown([]), says, *cleared]
+
+        cleared = [part for tab in tabs for part in (tab.media, tab.answer, tab.status)]
+        self.delete.click(
+            delete,
+            None,
+            [self.entries, self.gallery, self.empty, self.status, *cleared],
+            queue=False,
+            api_name="delete_uploads",
+            api_visibility="private",
+        )
+
+
+Remember = Callable[[gr.events.Dependency, gr.State], None]

@@ -1,0 +1,146 @@
+"""What the demo refuses, who waits, and what becomes of uploads."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from epalm.demo import uploads
+from epalm.demo.answering import waiting
+from epalm.demo.flow import Flow
+from epalm.demo.limits import Limits, RateLimit
+from epalm.demo.problems import Refusal, explained
+from epalm.demo.uploads import Uploads
+from epalm.media.reader import HERE
+from tests.demo.test_app import film
+
+SMALL = Limits(megabytes=1, megapixels=1, seconds=2, question=20)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> dict[str, Path]:
+    """A file over each limit of SMALL."""
+    Image.new("L", (1200, 1000)).save(tmp_path / "wide.png")
+    soundfile.write(tmp_path / "long.flac", np.zeros(8000 * 3), 8000)
+    (tmp_path / "heavy.jpg").write_bytes(b"\xff\xd8\xff" + bytes(1_000_001))
+    return {
+        "wide.png": tmp_path / "wide.png",
+        "long.flac": tmp_path / "long.flac",
+        "long.mp4": film(tmp_path / "long.mp4", "libx264", length=75),
+        "heavy.jpg": tmp_path / "heavy.jpg",
+    }
+
+
+@pytest.mark.parametrize(
+    "name, modality, says",
+    [
+        ("wide.png", "image", "wide.png has more than 1 million pixels"),
+        ("long.flac", "audio", "long.flac is 3 seconds long, but at most 2"),
+        ("long.mp4", "video", "long.mp4 is 3 seconds long, but at most 2"),
+        ("heavy.jpg", "image", "heavy.jpg has 1 MB, but at most 1"),
+    ],
+)
+def test_a_file_over_a_limit_is_refused_by_its_header(large, name, modality, says):
+    with pytest.raises(Refusal, match=says) as refused:
+        SMALL.check_file(large[name], modality, HERE)
+    assert refused.value.code == "file-too-large"
+    Limits().check_file(large[name], modality, HERE)
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
+    header = b"IHDR" + (60_000).to_bytes(4) * 2 + b"\x08\0\0\0\0"
+    start = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4)
+    (tmp_path / "bomb.png").write_bytes(start + header + zlib.crc32(header).to_bytes(4) + bytes(4) + b"IDAT")
+    with pytest.raises(Refusal, match="million pixels"):
+        Limits().check_file(tmp_path / "bomb.png", "image", HERE)
+
+
+@pytest.mark.parametrize(
+    "question, says", [("", "empty"), (" \n", "empty"), ("why? " * 5, "24 characters"), (3, "empty")]
+)
+def test_a_question_that_cannot_be_asked_is_refused(question, says):
+    with pytest.raises(Refusal, match=says) as refused:
+        SMALL.check_question(question)
+    assert refused.value.code == "bad-question"
+
+
+@pytest.mark.parametrize(
+    "beams, tokens", [(0, 0), (1.5, 0), (9, 0), (1, -1), (1, 101), ("2", 0), (None, 0), (float("nan"), 0)]
+)
+def test_settings_out_of_range_are_refused(beams, tokens):
+    with pytest.raises(Refusal, match="Beams go from 1 to 8"):
+        SMALL.check_settings(beams, tokens)
+
+
+def test_a_client_that_asks_too_often_waits_and_others_do_not():
+    rate = RateLimit(3)
+    assert [rate.take("a") for _ in range(3)] == [0, 0, 0]
+    assert 15 < rate.take("a") <= 20
+    assert rate.take("b") == 0
+    with pytest.raises(Refusal, match="3 times a minute") as refused:
+        rate.check("a")
+    assert refused.value.code == "too-many-requests"
+    assert not any(RateLimit(0).take("a") for _ in range(1000))
+
+
+def test_too_many_requests_at_once_are_refused_and_so_are_all_when_the_server_closes():
+    flow = Flow(2)
+    with flow.enter(), flow.enter(), pytest.raises(Refusal, match="2 requests") as refused, flow.enter():
+        pass
+    assert refused.value.code == "busy" and flow.running == 0
+    with flow.enter():
+        assert not flow.close(0.01)
+    assert flow.close(1)
+    with pytest.raises(Refusal) as refused, flow.enter():
+        pass
+    assert refused.value.code == "closing"
+
+
+def test_who_waits_is_told_how_many_are_ahead():
+    assert [waiting(place) for place in (0, 1, 3)] == ["", "You are next.", "2 requests are ahead of yours."]
+
+
+def test_memory_that_runs_out_has_its_own_code():
+    code, sentence = explained(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to …"))
+    assert code == "out-of-memory" and "smaller file" in sentence
+    assert explained(MemoryError())[0] == "out-of-memory"
+
+
+def put(folder: Path, name: str) -> Path:
+    path = folder / name / "x.png"
+    path.parent.mkdir()
+    path.write_bytes(b"x")
+    return path
+
+
+def test_uploads_go_after_their_time_and_on_request_but_not_another_visitors(tmp_path):
+    counts: list[int] = []
+    kept = Uploads(tmp_path, kept=1000, deleted=counts.append)
+    mine, shared, old = (put(tmp_path, name) for name in ("mine", "shared", "old"))
+    outside = put(tmp_path.parent, f"outside-{os.getpid()}")
+    for path, visit in ((mine, "a"), (shared, "a"), (shared, "b"), (outside, "a")):
+        kept.use(path, visit)
+    assert kept.forget("a") == 1
+    assert not mine.parent.exists() and shared.exists() and outside.exists()
+    assert kept.purge() == 0
+    assert kept.purge(age=0) == 2
+    assert list(tmp_path.iterdir()) == [] and outside.exists() and not old.exists()
+    assert counts == [1, 0, 2]
+
+
+def test_a_new_server_deletes_what_a_killed_one_left(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    left = tmp_path / "left"
+    left.mkdir()
+    (left / "half.mp4").write_bytes(b"x")
+    (tmp_path / "left.lock").touch()
+    mine = uploads.claim(tmp_path)
+    assert not left.exists() and mine.parent == tmp_path
+    other = uploads.claim(tmp_path)  # a second server on this machine leaves the first one's alone
+    assert mine.exists() and other != mine and os.environ["GRADIO_TEMP_DIR"] == str(other)

@@ -1,0 +1,181 @@
+"""The server around the page: health, metrics, logs, passwords, rates, and what the environment sets."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from epalm import EPALM
+from epalm.demo import logs, options
+from epalm.demo.limits import RateLimit
+from epalm.demo.models import Models
+from epalm.demo.page import page
+from epalm.demo.server import close, launch
+from epalm.demo.service import Service
+
+
+@pytest.fixture(scope="module")
+def service(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+    model = EPALM.from_pretrained(tiny_model_dir, device="cpu")
+    yield Service(Models.of(model, "Licences stand here."), rate=RateLimit(1000))
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def url(service: Service) -> Iterator[str]:
+    blocks = page(service)
+    yield launch(blocks, "127.0.0.1", None, service, auth="ann:secret")
+    blocks.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Client:
+    return Client(url, verbose=False, headers=KEY)
+
+
+KEY = {"Authorization": "Basic YW5uOnNlY3JldA=="}  # ann:secret
+
+
+def test_health_is_open_and_everything_else_needs_the_password(url, service):
+    health = httpx.get(f"{url}health")
+    assert health.json() == {"status": "ok", "model": service.models.default, "running": 0}
+    for path in ("", "metrics", "config", "gradio_api/info"):
+        assert httpx.get(url + path).status_code == 401
+        assert httpx.get(url + path, headers={"Authorization": "Basic bm9ib2R5OmE="}).status_code == 401
+        assert httpx.get(url + path, headers={"Authorization": "Basic ä".encode()}).status_code == 401
+        assert httpx.get(url + path, headers=KEY).status_code == 200
+
+
+def test_the_page_may_load_nothing_from_other_hosts(url):
+    policy = httpx.get(url, headers=KEY).headers["content-security-policy"]
+    assert "default-src 'self'" in policy and "http" not in policy
+
+
+def test_requests_are_counted_by_outcome_and_logged_without_what_was_sent(
+    url, client, service, tmp_path, capfd
+):
+    secret = tmp_path / "my secret name.png"
+    secret.write_bytes(b"no picture")
+    logs.start("json")
+    try:
+        with pytest.raises(AppError) as refused:
+            client.predict(handle_file(str(secret)), "my secret question", api_name="/ask_image")
+    finally:
+        logs.start("text")
+    assert refused.value.title.endswith("[bad-file]")
+    [line] = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    assert line["event"] == "request" and line["endpoint"] == "ask_image" and line["outcome"] == "bad-file"
+    assert line["seconds"] >= 0 and "secret" not in json.dumps(line)
+    counted = httpx.get(f"{url}metrics", headers=KEY).text
+    assert 'epalm_requests_total{endpoint="ask_image",outcome="bad-file"} 1.0' in counted
+    assert re.search(r"epalm_request_seconds_count{endpoint=\"ask_image\"} 1", counted)
+    assert "epalm_models_loaded 1.0" in counted and "process_resident_memory_bytes" in counted
+
+
+@pytest.mark.parametrize(
+    "data, code",
+    [
+        ([None, "what?", 1, 0, None], "no-file"),
+        ([{"path": "/etc/passwd"}, "what?", 1, 0, None], "no-file"),
+        ([{"path": "http://127.0.0.1/x.png"}, "what?", 1, 0, None], "no-file"),
+        ([{"path": "\0"}, "what?", 1, 0, None], "no-file"),
+    ],
+)
+def test_what_no_page_would_send_gets_a_code(url, data, code):
+    endpoint = f"{url}gradio_api/call/ask_image"
+    event = httpx.post(endpoint, json={"data": data}, headers=KEY).json()["event_id"]
+    assert f"[{code}]" in httpx.get(f"{endpoint}/{event}", timeout=60, headers=KEY).text
+
+
+def test_an_unknown_model_is_refused_by_name(client, tmp_path, picture):
+    with pytest.raises(AppError, match="There is no model 'other' here; there are: model.") as refused:
+        client.predict(handle_file(picture), 1, 0, "other", api_name="/caption_image")
+    assert refused.value.title.endswith("[bad-model]")
+
+
+def test_a_client_over_its_rate_is_told_how_long_to_wait(client, service, picture, monkeypatch):
+    monkeypatch.setattr(service, "rate", RateLimit(1))
+    client.predict(handle_file(picture), api_name="/caption")
+    with pytest.raises(AppError, match="please wait") as refused:
+        client.predict(handle_file(picture), api_name="/caption")
+    assert refused.value.title.endswith("[too-many-requests]")
+
+
+def test_every_endpoint_is_a_tool_of_the_model_context_protocol(picture, service):
+    import anyio
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    blocks = page(service)
+    url = launch(blocks, "127.0.0.1", None, service, mcp_server=True)
+    where = "data:image/png;base64," + base64.b64encode(Path(picture).read_bytes()).decode()
+
+    async def talk() -> tuple[list[str], str]:
+        async with (
+            streamablehttp_client(f"{url}gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            names = sorted(tool.name for tool in (await session.list_tools()).tools)
+            result = await session.call_tool("caption_image", {"media": where})
+            return names, result.content[0].text
+
+    with ThreadPoolExecutor(1) as elsewhere:  # a browser of other tests has this thread's loop
+        names, text = elsewhere.submit(anyio.run, talk).result()
+    blocks.close(verbose=False)
+    assert names == ["ask", "ask_image", "caption", "caption_image", "explain"]
+    model = service.models.begin(None).result()
+    assert ast.literal_eval(text)[0] == model.caption(picture)  # and the time it took
+
+
+def test_at_the_end_nobody_comes_in_and_no_upload_is_left(tiny_model_dir, tmp_path, monkeypatch, picture):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    service = Service.of(EPALM.from_pretrained(tiny_model_dir, device="cpu"))
+    blocks = page(service)
+    address = launch(blocks, "127.0.0.1", None, service)
+    Client(address, verbose=False).predict(handle_file(picture), api_name="/caption")
+    assert list(tmp_path.rglob("*.png"))
+    close(service, blocks, 5)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{address}health")
+
+
+def test_every_option_is_an_environment_variable():
+    environ = {
+        "EPALM_PORT": "8001",
+        "EPALM_MCP": "yes",
+        "EPALM_ALSO": "a, b",
+        "EPALM_DTYPE": "float16",
+        "EPALM_RATE": "",
+    }
+    args = options.parse(["--port", "9000", "--also", "c"], "", environ)
+    assert (args.port, args.mcp, args.also, args.dtype, args.rate) == (
+        9000,
+        True,
+        ["a", "b", "c"],
+        "float16",
+        0,
+    )
+    assert options.parse([], "", {"EPALM_MCP": "0"}).mcp is False
+
+
+@pytest.mark.parametrize(
+    "name, value", [("PORT", "many"), ("MCP", "perhaps"), ("LOGS", "xml"), ("RATE", "-1")]
+)
+def test_a_variable_with_a_bad_value_is_refused_as_an_option_is(name, value, capsys):
+    with pytest.raises(SystemExit):
+        options.parse([], "", {f"EPALM_{name}": value})
+    assert value in capsys.readouterr().err
