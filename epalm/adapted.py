@@ -19,6 +19,7 @@ from epalm.config import GenerationConfig
 from epalm.decoding import InjectedLM, text_loss
 from epalm.scoring import token_log_probabilities, up_to_end
 from epalm.text import TaskText, pad_left
+from epalm.training_pass import labelled_losses
 
 
 class AdaptedLM(nn.Module):
@@ -99,13 +100,16 @@ class AdaptedLM(nn.Module):
             features, ids, mask: as in `forward`.
             labels: (B, T) the ids that are to be predicted, -100 elsewhere.
         Returns:
-            (B, t) in float32 or better, 0 where the label is -100. t <= T - 1: the columns before the first
-            label of the batch are left out, and so are their logits. Sums and means over them are the
+            (B, T - 1) in float32 or better, 0 where the label is -100. Sums and means over them are the
             training's choice.
         """
-        labelled = (labels != -100).any(0)
-        keep = len(labelled) - int(labelled.int().argmax()) + 1  # one row before the first label predicts it
-        return text_loss(self(features, ids, mask, logits_to_keep=keep), labels[:, -keep:])
+        if self.lm.base.training or mask is None:  # what drops out is not the same in all texts
+            return text_loss(self(features, ids, mask), labels)
+        with torch.autocast(ids.device.type, enabled=False):
+            tokens = None if features is None else self.adapter.tokens(features)
+            prompt = None if self.adapter.prompt is None else self.adapter.prompt()
+            injection = self.adapter.config.injection
+            return labelled_losses(self.lm, prompt, tokens, injection, ids, mask, labels)
 
     def batches(self, inputs: Sequence[Sequence[int]], size: int | None = None) -> list[list[int]]:
         """Which inputs may be decoded together without changing a text: positions in `inputs`.

@@ -34,6 +34,7 @@ from train.regime import Regime, make_optimizer
 from train.run_folder import RunFolder
 from train.settings import Settings
 
+PASS_COST = {"cpu": 16, "cuda": 4096}  # what a pass through the LM costs before its first row, in rows
 STOPPED = 130  # exit code after Ctrl-C or SIGTERM
 
 
@@ -174,10 +175,10 @@ class Loop:
             group["lr"] = rate
         batch = self.source(step)
         total = torch.zeros((), device=self.accelerator.device)
-        for number, part in enumerate(batch.parts(self.optim.accumulate, self.world), 1):
+        parts = self.parts_of(batch)
+        for number, part in enumerate(parts, 1):
             part = part.to(self.accelerator.device)
-            last = number == self.optim.accumulate
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+            with nullcontext() if number == len(parts) else self.accelerator.no_sync(self.model):
                 loss = (self.model(part.features, part.ids, part.mask, part.labels) * part.weights).sum()
                 self.accelerator.backward(loss * self.world)  # processes average
             total += loss.detach()
@@ -189,6 +190,14 @@ class Loop:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return value, len(batch) * self.world
+
+    def parts_of(self, batch: Batch) -> list[Batch]:
+        """What goes through the LM at once: `optim.batch` texts or fewer, of similar length where they may be
+        ordered. A perceptual token that sees the padding would see another one."""
+        if self.adapted.pads_visible:
+            return [*batch.parts(self.optim.accumulate, self.world)]
+        cost = PASS_COST.get(self.accelerator.device.type, PASS_COST["cuda"])
+        return [*batch.parts_by_length(self.optim.accumulate, self.world, cost)]
 
     def rates(self, step: int) -> list[float]:
         """The learning rate of every group at a step."""

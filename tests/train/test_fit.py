@@ -23,7 +23,7 @@ from epalm.config import (
 )
 from epalm.errors import EPALMError
 from tests.helpers.tiny import LAYERS, VOCAB, WIDTH, tiny_lm
-from train.batches import Batch, DrawnBatches, ItemBatches, TrainingSet
+from train.batches import Batch, DrawnBatches, ItemBatches, TrainingSet, cuts
 from train.checkpoint import Checkpoint, identity_of
 from train.data.manifest import Item
 from train.fit import Verdict, fit, losses
@@ -242,6 +242,33 @@ def test_a_part_without_rows_is_a_row_without_weight():
     parts = list(batch_at(0, rows=2).parts(4))
     assert [len(part) for part in parts] == [1] * 4
     assert [part.weights.item() for part in parts] == [0.5, 0.5, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("most", "pass_cost", "ends"),
+    [
+        (6, 100, [6]),  # a further pass would cost more than the padding
+        (6, 0, [3, 5, 6]),
+        (6, 8, [5, 6]),
+        (2, 100, [2, 4, 6]),  # so many fit at once
+    ],
+)
+def test_texts_are_cut_where_that_saves_padding(most, pass_cost, ends):
+    assert cuts([3, 3, 3, 5, 5, 20], most, pass_cost) == ends
+
+
+def test_parts_by_length_hold_every_row_once_with_its_weight():
+    batch = dataclasses.replace(batch_at(0, rows=4), weights=torch.tensor([0.1, 0.2, 0.3, 0.4]))
+    parts = [*batch.parts_by_length(2)]
+    assert all(part.mask.any(0).all() for part in parts)  # no column is padding alone
+    found = {
+        (*part.ids[row][part.mask[row] == 1].tolist(), part.weights[row].item())
+        for part in parts
+        for row in range(len(part))
+    }
+    assert found == {
+        (*batch.ids[row][batch.mask[row] == 1].tolist(), batch.weights[row].item()) for row in range(4)
+    }
 
 
 @pytest.mark.parametrize("accumulate", [2, 3])
