@@ -1,0 +1,138 @@
+"""Training steps: `fit` on cached features beside its plain pass and beside a plain loop.
+
+    python -m benchmarks.training                  # writes benchmarks/results/training.json
+    python -m benchmarks.training --batches 8 --rounds 1 --lm opt-tiny
+
+All take the same step of the same texts: forward and backward pass, clipping, AdamW. *plain loop* does
+what first comes to mind: it encodes the pictures in every step and computes all logits of one padded batch.
+*plain pass* trains on cached features, with logits from the first answer on. *fit* is what `train.fit` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor
+
+from benchmarks.models import OPT, random_opt, random_smollm2
+from benchmarks.timing import RESULTS, Table, compare, paired
+from epalm.adapted import AdaptedLM
+from epalm.adapter import Adapter
+from epalm.config import (
+    AdapterConfig,
+    EncoderConfig,
+    GenerationConfig,
+    InjectionConfig,
+    LMConfig,
+    PromptConfig,
+    TaskConfig,
+)
+from epalm.decoding import InjectedLM, text_loss
+from epalm.encoders.timm_image import TimmImageEncoder
+from train.batches import Batch
+from train.fit import PASS_COST, Trainable
+from train.regime import Corrected, make_optimizer, pad_pairs
+from train.settings import Optim
+
+INPUT = [504, 3159, 2744]  # the words in front of a caption, "The picture shows"
+ANSWERS = (4, 14)  # tokens of a caption, from and to
+SIDE = 260  # pixels of the starter's pictures
+WIDTH, TOKENS, PROMPT = 1280, 5, 14
+
+
+def model_of(lm_name: str) -> AdaptedLM:
+    """A random LM with a new adapter of the starter's shape."""
+    lm = random_smollm2() if lm_name == "starter" else random_opt(lm_name)
+    lm.set_attn_implementation("eager")
+    injected = InjectedLM(lm)
+    layers = injected.num_layers
+    width, embed = lm.config.hidden_size, getattr(lm.config, "word_embed_proj_dim", lm.config.hidden_size)
+    start = layers // 3 if lm_name == "starter" else OPT[lm_name].start
+    torch.manual_seed(0)
+    adapter = Adapter(
+        AdapterConfig(
+            lm=LMConfig(lm_name, width, embed, layers, lm.config.model_type),
+            encoder=EncoderConfig("random", (-1,) * TOKENS, (WIDTH,) * TOKENS),
+            injection=InjectionConfig(start, layers),
+            prompt=PromptConfig(PROMPT, mlp=False),
+            task=TaskConfig("caption", "image", "The picture shows"),
+            generation=GenerationConfig(),
+            recipe={},
+        )
+    )
+    return AdaptedLM(injected, adapter, None)
+
+
+def batch_of(size: int, vocabulary: int) -> Batch:
+    rng = random.Random(0)
+    texts = [
+        (
+            [word % vocabulary for word in INPUT],
+            [rng.randrange(vocabulary) for _ in range(rng.randint(*ANSWERS))],
+        )
+        for _ in range(size)
+    ]
+    features = torch.randn(size, WIDTH)
+    return Batch([features] * TOKENS, *pad_pairs(texts, pad_id=0))
+
+
+def variants(model: AdaptedLM, size: int) -> dict[str, Callable[[], None]]:
+    """A training step of each kind."""
+    batch = batch_of(size, model.lm.config.vocab_size)
+    regime = Corrected(Optim(1, size, 1e-3, 1e-3), "caption")
+    optimizer = make_optimizer(model.adapter, regime.groups(model.adapter))
+    encoder = TimmImageEncoder(timm.create_model("tf_efficientnet_lite2", pretrained=False))
+    pictures = torch.randn(size, 3, SIDE, SIDE)
+    trainable = Trainable(model, regime)
+
+    def finish() -> None:
+        torch.nn.utils.clip_grad_norm_(model.adapter.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def plain(features: list[Tensor], keep: int) -> None:
+        logits = model(features, batch.ids, batch.mask, logits_to_keep=keep)
+        labels = batch.labels[:, -keep:]
+        regime.loss(text_loss(logits, labels), labels).mean().backward()
+        finish()
+
+    def loop() -> None:
+        plain(encoder(pictures, (-1,) * TOKENS), 0)
+
+    def plain_pass() -> None:
+        plain(batch.features, int((batch.labels != -100).any(0).sum()) + 1)
+
+    def fit() -> None:
+        for part in batch.parts_by_length(1, pass_cost=PASS_COST["cpu"]):
+            losses = trainable(part.features, part.ids, part.mask, part.labels)
+            (losses * part.weights).sum().backward()
+        finish()
+
+    return {"plain loop": loop, "plain pass": plain_pass, "fit": fit}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--lm", default="starter", choices=["starter", *OPT], help="%(default)s")
+    parser.add_argument("--batches", nargs="+", type=int, default=[16, 40])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    arguments = parser.parse_args()
+    table = Table("training", f"Training steps, random weights of the size of {arguments.lm}")
+    model = model_of(arguments.lm)
+    for size in arguments.batches:
+        samples = paired(variants(model, size), arguments.rounds, seconds=240)
+        compare(table, f"{arguments.lm}, batch {size}", samples, "plain pass")
+        table.notes.append(f"batch {size}: captions of {ANSWERS[0]} to {ANSWERS[1]} tokens")
+    table.save(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
