@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -153,6 +153,19 @@ class TrainingSet:
         return max(1, round(self.weight * len(self.items)))
 
 
+class Example(NamedTuple):
+    """An item as a step sees it: which view of its file, and the input and output that are learned."""
+
+    item: Item
+    draw: int
+    text: tuple[str, str]
+
+
+def media_of(examples: Sequence[Example]) -> tuple[list[Item], list[int]]:
+    """What a source of features is asked for."""
+    return [example.item for example in examples], [example.draw for example in examples]
+
+
 class ItemBatches:
     """Batches of manifests' items, in an order of each epoch's own.
 
@@ -183,20 +196,25 @@ class ItemBatches:
         self.permutation = lru_cache(maxsize=2 + 2 * len(sets))(permutation)
 
     def __call__(self, step: int) -> Batch:
+        own, weights = self.own(step)
+        parts = [own[start : start + self.encoded] for start in range(0, len(own), self.encoded)]
+        encoded = [self.features(*media_of(part), self.regime.frozen_dropout) for part in parts]
+        features = [torch.cat(of_layer) for of_layer in zip(*encoded, strict=True)]
+        self.features.ahead(*media_of(self.own(step + 1)[0]))
+        texts = [example.text for example in own]
+        return Batch(features, *self.regime.text_batch(texts, self.sets[0].text), weights)
+
+    def own(self, step: int) -> tuple[list[Example], Tensor]:
+        """This process' examples of a step, and their weights."""
         examples = self.examples_of(step)
         own = examples[self.rank :: self.world]
         weights = torch.full((len(own),), 1 / len(examples)) if own else torch.zeros(1)
-        own = own or examples[:1]  # a process without items still takes part in the synchronisation
-        texts, draws = [], []
-        for text, item in own:
+        found = []
+        for text, item in own or examples[:1]:  # one without items still takes part in the synchronisation
             rng = random.Random(f"{self.seed}/{step}/{item.id}")
-            draws.append(rng.randint(1, self.draws) if self.draws else 0)
-            texts.append(text.training_text(item.prompt, self.regime.answer(item, rng)))
-        items = [item for _, item in own]
-        parts = [slice(start, start + self.encoded) for start in range(0, len(own), self.encoded)]
-        encoded = [self.features(items[part], draws[part], self.regime.frozen_dropout) for part in parts]
-        features = [torch.cat(of_layer) for of_layer in zip(*encoded, strict=True)]
-        return Batch(features, *self.regime.text_batch(texts, self.sets[0].text), weights)
+            draw = rng.randint(1, self.draws) if self.draws else 0
+            found.append(Example(item, draw, text.training_text(item.prompt, self.regime.answer(item, rng))))
+        return found, weights
 
     def about(self, step: int) -> list[Any]:
         return [dataclasses.asdict(item) for _, item in self.examples_of(step)]

@@ -10,16 +10,36 @@ import pytest
 import torch
 
 from epalm.adapter import Adapter
+from epalm.config import AdapterConfig
 from tests.helpers.trainings import losses, run
 from train.batches import limited
 from train.data.manifest import Item, load_manifest, save_manifest
+from train.features.source import LiveFeatures
+from train.frozen import load_frozen_encoder
 from train.run_folder import exclusive
+from train.settings import load_settings
 
 
 def test_cached_features_and_the_encoder_give_the_same_training(gqa, tmp_path):
     out = tmp_path / "live"
     assert run("fit", gqa, "--set", "data.cache=null", "--set", f"out={out}") == 0
     torch.testing.assert_close(losses(out), losses(gqa.parent / "run"), rtol=1e-4, atol=1e-5)
+
+
+def test_files_are_read_while_a_step_computes(gqa):
+    """Asked for ahead, a view is the same, and is read once, however often it is in the batch."""
+    settings = load_settings(gqa, ["data.cache=null", "data.workers=2"])
+    items, encoder = settings.items("train")[:3], load_frozen_encoder(settings, "cpu")
+    config = AdapterConfig.load(gqa.parent / "run" / "last" / "config.json")
+    plain, ahead = (LiveFeatures(settings, config, encoder) for _ in range(2))
+    reads, read = [], ahead.read
+    ahead.read = lambda item, draw: reads.append(item.id) or read(item, draw)
+    ahead.ahead(items, [0] * 3)
+    for ours, theirs in zip(
+        ahead([*items, items[0]], [0] * 4), plain([*items, items[0]], [0] * 4), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+    assert sorted(reads) == sorted(item.id for item in items)
 
 
 def test_accumulation_and_batch_give_the_same_steps(gqa, tmp_path):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -45,6 +45,9 @@ class FeatureSource(Protocol):
             EPALMError: a file cannot be read, or is not in the cache.
         """
 
+    def ahead(self, items: Sequence[Item], draws: Sequence[int]) -> None:
+        """What will be asked for next: files may be read meanwhile."""
+
 
 class CachedFeatures:
     """Read from a folder that `python -m train features` filled."""
@@ -54,6 +57,9 @@ class CachedFeatures:
 
     def __call__(self, items: Sequence[Item], draws: Sequence[int], drop_paths: bool = False) -> list[Tensor]:
         return self.cache.batch([(self.cache.key(i.media), d) for i, d in zip(items, draws, strict=True)])
+
+    def ahead(self, items: Sequence[Item], draws: Sequence[int]) -> None:
+        """Nothing: reading takes no time."""
 
 
 class LiveFeatures:
@@ -65,14 +71,23 @@ class LiveFeatures:
         self.recipe, self.original = settings.recipe, settings.reference
         self.pool = ThreadPoolExecutor(settings.data.workers)
         self.key = functools.cache(content_key)  # a file is read for its key once, not in every epoch
+        self.reading: dict[tuple[str, int], Future[Tensor]] = {}
         self.paths: list[TimesformerDropPath] = []
         if settings.reference and isinstance(encoder, TimesformerEncoder):
             self.paths = stochastic_depth(encoder)
 
     def __call__(self, items: Sequence[Item], draws: Sequence[int], drop_paths: bool = False) -> list[Tensor]:
-        media = torch.stack(list(self.pool.map(self.read, items, draws)))
+        self.ahead(items, draws)
+        wanted = [(item.media, draw) for item, draw in zip(items, draws, strict=True)]
+        read = {key: self.reading.pop(key) for key in dict.fromkeys(wanted)}
+        media = torch.stack([read[key].result() for key in wanted])
         with dropping(self.paths if drop_paths else []):
             return self.encoder(media, self.layers)
+
+    def ahead(self, items: Sequence[Item], draws: Sequence[int]) -> None:
+        for item, draw in zip(items, draws, strict=True):
+            if (key := (item.media, draw)) not in self.reading:
+                self.reading[key] = self.pool.submit(self.read, item, draw)
 
     def read(self, item: Item, draw: int) -> Tensor:
         """The tensor of an item's file."""
