@@ -53,13 +53,15 @@ def predict(
     batch: int,
     seeing: Seeing = "own",
 ) -> Iterator[tuple[Item, str]]:
-    """The text for every item, in batches.
+    """The text for every item, in batches of similar length, the longest first.
 
     Args:
         others: for `blind`, the item whose media each one gets instead.
     """
     inputs = [model.text.ids(model.text.input(item.prompt)) for item in items]
-    for part in model.batches(inputs, batch):
+    order = sorted(range(len(items)), key=lambda i: len(inputs[i]), reverse=True)
+    for places in model.batches([inputs[i] for i in order], batch):
+        part = [order[place] for place in places]
         shown = [(others if seeing == "blind" else items)[i] for i in part]
         seen = None if seeing == "text only" else features(shown, [0] * len(shown))
         texts = model.answers(seen, [inputs[i] for i in part])
