@@ -25,6 +25,7 @@ from epalm.decoding import InjectedLM
 from epalm.injection import Masks, injection_schedule, run_layers
 
 ROWS_AT_ONCE = 256  # of logits: 50 MB in float32 with a vocabulary of 50,000
+SCALE = 1024.0  # of gradients while they are kept: in float16 small ones would become 0
 
 
 def labelled_losses(
@@ -157,7 +158,7 @@ class _HeadLoss(torch.autograd.Function):
                 logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
                 loss = torch.nn.functional.cross_entropy(logits, labels[some], reduction="none")
                 if learns:
-                    gradients += torch.autograd.grad(loss.sum(), rows)
+                    gradients += torch.autograd.grad(SCALE * loss.sum(), rows)
             losses.append(loss.detach())
         ctx.save_for_backward(torch.cat(gradients) if gradients else torch.zeros_like(hidden))
         return torch.cat(losses)
@@ -165,4 +166,4 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (of_rows,) = ctx.saved_tensors
-        return of_rows * gradient[:, None].to(of_rows), None, None
+        return (of_rows * (gradient / SCALE)[:, None]).to(of_rows), None, None
