@@ -34,7 +34,8 @@ class FrozenLinear(nn.Linear):
         self.train(layer.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.product is None or (torch.is_grad_enabled() and input.requires_grad):
+        # A training must not depend on whether something was decoded before, as its validation does.
+        if self.product is None or torch.is_grad_enabled():
             return super().forward(input)
         return self.product(input)
 
