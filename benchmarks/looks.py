@@ -20,6 +20,7 @@ from pathlib import Path
 from PIL import Image
 
 from epalm import EPALM, Request
+from epalm.cli.terminal import quiet_libraries
 from epalm.explain import Explanation
 from epalm.explain.drawing import spotlights
 from epalm.media.image import open_image
@@ -100,6 +101,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep the pictures with their maps here")
     arguments = parser.parse_args()
 
+    quiet_libraries()
     model = EPALM.from_pretrained(arguments.model)
     photos = read_photos(gather_photos(arguments.work))
     # What the model does not name alone, it does not name in a corner.

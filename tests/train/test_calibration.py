@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from epalm.adapter import Adapter
 from epalm.config import AdapterConfig, ConfidenceConfig
@@ -16,6 +17,8 @@ from train.calibration import (
     reliability_table,
     store_confidence,
 )
+from train.reports.figures import chart
+from train.reports.reliability import reliability_diagram
 
 TRUE = ConfidenceConfig(slope=1.7, offset=1.2)
 
@@ -61,6 +64,12 @@ def test_the_table_leaves_empty_bins_out():
     table = reliability_table(reliability(ConfidenceConfig(0.0, 0.0), [-1.0, -2.0], [True, False], bins=4))
     assert table.splitlines()[2:4] == ["| 50% to 75% | 2 | 50% | 50% |", ""]
     assert "calibration error: 0.000" in table
+
+
+def test_the_diagram_is_written(tmp_path):
+    bins = reliability(TRUE, *answers(500, seed=3))
+    chart(reliability_diagram({"pictures": bins, "sounds": bins}), tmp_path / "reliability.png")
+    assert Image.open(tmp_path / "reliability.png").width > 300
 
 
 def test_a_confidence_is_stored_with_the_adapter(tiny_model_dir, tmp_path):
