@@ -83,6 +83,20 @@ def test_a_file_that_kills_its_worker_is_damaged_and_the_others_are_still_opened
     assert problems["bad1"].startswith("bad1 makes the program that opens it crash")
 
 
+def hangs_on_some(path: str) -> str | None:
+    while "endless" in path:
+        pass
+    return None
+
+
+def test_a_file_that_takes_for_ever_is_damaged_and_the_others_are_still_opened():
+    paths = ["good1", "endless", *(f"fine{i}" for i in range(10))]
+    outcome = dict(check_files(paths, hangs_on_some, workers=2, seconds=1))
+    assert outcome.keys() == set(paths)
+    [(path, problem)] = [(path, problem) for path, problem in outcome.items() if problem]
+    assert path == "endless" and "or work for more than 1 seconds" in problem
+
+
 # Stopping and going on
 
 

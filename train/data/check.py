@@ -23,6 +23,7 @@ from epalm.errors import EPALMError
 
 # Formats (in FFmpeg's words) whose header says how long the file is; for others it is guessed from its size.
 TIMED = {"mov", "matroska", "avi", "wav", "w64", "flac", "aiff", "flv", "asf"}
+SECONDS = 300  # that one file may take
 WHOLE, SLACK = 0.9, 0.5  # a file is whole with this part of its length, or if less than these seconds lack
 
 Check = Callable[[str], str | None]  # path -> None, or a sentence on what is wrong with the file
@@ -55,10 +56,13 @@ def check_media(paths: Sequence[str], modality: str, out: Path, workers: int) ->
     return damaged
 
 
-def check_files(paths: Sequence[str], check: Check, workers: int) -> Iterator[tuple[str, str | None]]:
+def check_files(
+    paths: Sequence[str], check: Check, workers: int, seconds: int = SECONDS
+) -> Iterator[tuple[str, str | None]]:
     """Call `check`, a function at the top of a module, on each path in worker processes; in any order.
 
-    A file on which a worker dies, as decoders do on some damage, is reported as damaged.
+    A file on which a worker dies or works for longer than `seconds`, as decoders do on some damage, is
+    reported as damaged.
     """
     todo = deque(paths)
     while todo:
@@ -67,24 +71,41 @@ def check_files(paths: Sequence[str], check: Check, workers: int) -> Iterator[tu
             with pool(min(workers, len(todo))) as executor:
                 while todo or running:
                     while todo and len(running) < 4 * workers:
-                        future = executor.submit(check, todo[0])
+                        future = executor.submit(limited, check, todo[0], seconds)
                         running[future] = todo.popleft()
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         problem = future.result()
                         yield running.pop(future), problem
         except BrokenProcessPool:  # it does not say whose fault it was
             for path in running.values():
-                yield path, check_alone(path, check)
+                yield path, check_alone(path, check, seconds)
 
 
-def check_alone(path: str, check: Check) -> str | None:
+def limited(check: Check, path: str, seconds: int) -> str | None:
+    """In a worker: `check`, with the worker's death as the end of what takes too long.
+
+    The alarm has no handler, so that the system itself ends a decoder that never comes back to Python.
+    """
+    alarms = hasattr(signal, "alarm")  # not on Windows
+    if alarms:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(seconds)
+    try:
+        return check(path)
+    finally:
+        if alarms:
+            signal.alarm(0)
+
+
+def check_alone(path: str, check: Check, seconds: int) -> str | None:
     """`check` in a process of its own, whose death is the file's fault."""
     try:
         with pool(1) as executor:
-            return executor.submit(check, path).result()
+            return executor.submit(limited, check, path, seconds).result()
     except BrokenProcessPool:
         return (
-            f"{path} makes the program that opens it crash: it is damaged, or does not fit into the memory."
+            f"{path} makes the program that opens it crash, or work for more than {seconds} seconds: it is "
+            "damaged, or does not fit into the memory."
         )
 
 
