@@ -156,6 +156,7 @@ def test_test_questions_without_answers(official, tmp_path):
         lambda name, number: f"{name}_30_40.flac",
         lambda name, number: f"{name}_30000_40000.wav",
         lambda name, number: f"Y{name}_30_40.wav",
+        lambda name, number: f"Y{name}_30000.wav",
         lambda name, number: f"Y{name}_30.000_40.000.wav",
         lambda name, number: f"{90_000 + 10 * number}.wav",
     ],

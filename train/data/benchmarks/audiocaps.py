@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from train.data.benchmarks import original
@@ -10,6 +11,7 @@ from train.data.benchmarks.files import Files, read_csv
 from train.data.manifest import Item
 
 SECONDS = 10  # every clip's length
+WHOLE_SECONDS = re.compile(r"\d+(?:\.0*)?")
 
 
 def read(files: Files) -> dict[str, list[Item]]:
@@ -41,9 +43,13 @@ def names(clip: str, start: str) -> tuple[str, ...]:
     seconds, milliseconds or with decimals ("Y-0j7a8XaBtc_30.000_40.000").
     """
     times = [start]
-    if start.isdecimal():
-        begin, end = int(start), int(start) + SECONDS
+    if WHOLE_SECONDS.fullmatch(start):
+        begin = int(float(start))
+        end = begin + SECONDS
         times += [
+            f"{begin}",
+            f"{begin}000",
+            f"{begin:06d}",
             f"{begin}_{end}",
             f"{begin}000_{end}000",
             f"{begin}.000_{end}.000",

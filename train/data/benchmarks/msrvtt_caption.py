@@ -17,8 +17,8 @@ from train.data.benchmarks.files import Files, member, read_json, records
 from train.data.manifest import Item
 
 # MSRVTT_data.json is how mirrors name both in one.
-NAMES = ("train_val_videodatainfo.json", "test_videodatainfo.json", "MSRVTT_data.json")
 MIRROR = "MSR_VTT.json"
+NAMES = ("train_val_videodatainfo.json", "test_videodatainfo.json", "MSRVTT_data.json", MIRROR)
 SPLITS = {"train": "train", "validate": "val", "val": "val", "test": "test"}
 ENDS = {"train": 6513, "val": 7010, "test": 10_000}  # the official splits: numbers below
 
@@ -29,19 +29,18 @@ def read(files: Files) -> dict[str, list[Item]]:
     """The official splits, and train7k, which is train and val together; or the original's lists."""
     captions: Captions = {}
     for name in NAMES:
-        if (path := files.find(name)) is None:
+        if (path := files.find(name)) is None or (name == MIRROR and captions):
             continue
         content = read_json(path)
-        texts = texts_of(path, member(path, content, "sentences"), "video_id")
-        rows = records(path, member(path, content, "videos"), video_id=str)
-        sort(
-            files, path, {row["video_id"]: SPLITS.get(row.get("split", "")) for row in rows}, texts, captions
-        )
-    if not captions and (path := files.find(MIRROR)):
-        content = read_json(path)
-        texts = texts_of(path, member(path, content, "annotations"), "image_id")
-        rows = records(path, member(path, content, "images"), id=str)
-        sort(files, path, {row["id"]: split_of(row["id"]) for row in rows}, texts, captions)
+        if isinstance(content, dict) and "annotations" in content:
+            texts = texts_of(path, content["annotations"], "image_id")
+            rows = records(path, member(path, content, "images"), id=str)
+            splits = {row["id"]: split_of(row["id"]) for row in rows}
+        else:
+            texts = texts_of(path, member(path, content, "sentences"), "video_id")
+            rows = records(path, member(path, content, "videos"), video_id=str)
+            splits = {row["video_id"]: SPLITS.get(str(row.get("split"))) for row in rows}
+        sort(files, path, splits, texts, captions)
     if not captions:
         return original.read_captions(files, "video", ".+")
     if captions.keys() >= {"train", "val"}:
