@@ -198,6 +198,11 @@ def test_how_many_people_gave_an_answer(run):
     assert "100.0 What is it? text 7 Answers cat (2×) kitten 7 · gone.jpg" in Page(write_report(run)).text
 
 
+def test_results_that_do_not_name_their_metric_are_not_compared(run, tmp_path):
+    with pytest.raises(EPALMError, match="evaluate the run again first"):
+        write_report(run, against=tmp_path)
+
+
 # Which samples
 
 

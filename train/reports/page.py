@@ -117,7 +117,9 @@ def result(name: str, found: Row, run: Run, against: Path | None) -> dict[str, A
     metric = found.get("metric", "")
     compared = {key: Paired(**(row | {"interval": tuple(row["interval"])})) for key, row in
                 found.get("compared", {}).items()}  # fmt: skip
-    if against is not None and metric and name in run.predictions:
+    if against is not None and not metric:
+        raise EPALMError(f"metrics-{name}.json does not say what it compares: evaluate the run again first.")
+    if against is not None and name in run.predictions:
         own = {row["id"]: row["score"] for row in run.predictions[name]}
         if other := compare(own, scores_of_run(against, list(own), metric)):
             compared[str(against)] = other
