@@ -167,6 +167,15 @@ def test_damaged_and_missing_pictures_are_left_out(tmp_path):
     assert "1 missing and 1 damaged; 2 items are left out." in summary(CAPTIONS, report, tmp_path / "out")
 
 
+@pytest.mark.parametrize(("dataset", "columns"), [(CAPTIONS, "caption"), (QUESTIONS, "question,answer")])
+def test_what_an_earlier_run_wrote_into_the_folder_is_not_a_table(dataset, columns, tmp_path):
+    source = pictures(tmp_path, 10)
+    texts = ",".join("a dog" for _ in columns.split(","))
+    table(source / "own.csv", f"file,{columns}", f"{{0}}.png,{texts}", range(1, 11))
+    first = prepared(dataset, source, source / "out", check=True)
+    assert prepared(dataset, source, source / "out", check=True) == first
+
+
 def test_one_picture_is_one_picture(tmp_path):
     source = pictures(tmp_path / "in", 1)
     (source / "own.csv").write_text("file,caption\n1.png,a dog\n")

@@ -56,9 +56,14 @@ def read_table(path: Path, task: str) -> list[Row] | None:
         objects = [object_of(line, f"{path}:{number}") for number, line in enumerate(read_lines(path), 1)]
     else:
         objects = list(of_csv(path, task))
-    if not objects or not (columns := columns_of(list(objects[0]), task)):
+    if not objects or made_here(objects[0]) or not (columns := columns_of(list(objects[0]), task)):
         return None
     return [row for entry in objects if (row := row_of(entry, columns, task)) is not None]
+
+
+def made_here(entry: dict[str, Any]) -> bool:
+    """Whether a row is of a manifest or of checked.jsonl, which an earlier run may have left there."""
+    return entry.keys() - {"group"} == {"id", "media", "prompt", "answers"} or "opened_as" in entry
 
 
 def of_json(path: Path) -> list[dict[str, Any]]:
