@@ -98,7 +98,8 @@ SENTENCES = """
     d'autre. | J'ai vu l'œuvre d'art à l'hôtel. | Un chef-d’œuvre et des hors-d'œuvre. | L’eau-de-vie de
     l'après-midi. | S'il vous plaît, n'oublie pas l'Élysée. | El niño está en la playa con su perro. | ¿Cómo
     está? ¡Qué día! | Un copo d'água y una estrela-d'alva. | Der Hund läuft über die Straße, geht's gut? | Ein
-    Mädchen fährt mit'm Fahrrad. | Die Äpfel sind für's Kind. | O'Reilly and D'Angelo's bar, L'Oréal's.
+    Mädchen fährt mit'm Fahrrad. | Die Äpfel sind für's Kind. | O'Reilly and D'Angelo's bar, L'Oréal's. |
+    „Schöne Grüße“, sagt die Ärztin. | «¿Qué?» – „Nein“, ‚doch‘.
 """
 BEFORE = "l d j c s m t n qu L D J S N Qu dell all sull un lorsqu jusqu quelqu aujourd presqu o O gl com"
 AFTER = (

@@ -11,7 +11,7 @@ Measured against pycocoevalcap 1.2 (Stanford CoreNLP 3.4.1), sentences that are 
     AudioCaps references and a model's captions              0 of   8,242
     descriptions of things, written by a language model     93 of 144,824 (0.06 %)
     made-up captions packed with difficult words             1 of   1,500
-    elisions of French, Italian, Spanish and German          0 of     618
+    elisions of French, Italian, Spanish and German          0 of     620
 
 All but a few end in a single letter ("a Ford Model T."). The official tokenizer reads a whole file and drops
 the full stop there only if the next caption begins with "A", "The" or the like; ours always does, so that a
@@ -103,8 +103,9 @@ TOKEN = re.compile(
 INVISIBLE = re.compile("[\u200b-\u200f\ufe00-\ufe0f\ufeff\U00010000-\U0010ffff]")
 SOFT_HYPHEN = "\u00ad"
 
-# Marks that are dropped: the official list and what the official lexer writes as one of it.
-PUNCTUATION = re.compile("[.?!,:;'’‘‚‛‹›`\"“”„«»–—―…]|-{1,4}|[.]{2,}")
+# Marks that are dropped: the official list and what the official lexer writes as one of it. The low quotes of
+# German, „ and ‚, are not: they stay as words.
+PUNCTUATION = re.compile("[.?!,:;'’‘‛‹›`\"“”«»–—―…]|-{1,4}|[.]{2,}")
 BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 CURRENCY = {"€": "$", "£": "#", "¤": "$", "¢": "cents"}
 FRACTIONS = {"½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
