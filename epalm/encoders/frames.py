@@ -11,6 +11,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from epalm.encoders.base import Encoder
 from epalm.encoders.timm_image import TimmImageEncoder
+from epalm.encoders.widths import Widths
 from epalm.errors import EPALMError
 
 PREFIX = "frames/"  # of the ids: "frames/starter/efficientnet-lite2"
@@ -26,7 +27,8 @@ class FrameEncoder(Encoder):
         0: the image encoder's pooled feature, averaged over the frames (width of the image encoder);
         1: change between consecutive frames: for each of 7 steps, how far the feature map moved at each of
            5×5 places, relative to its mean length (width 175). A linear map of it can tell where things
-           move, grow or appear, whatever they are.
+           move, grow or appear, whatever they are;
+        2: the probabilities of the image encoder's classes, averaged over the frames, if it has a classifier.
 
     Args:
         image: the image encoder, shared with the adapters for images.
@@ -35,7 +37,9 @@ class FrameEncoder(Encoder):
     modality = "video"
 
     def __init__(self, image: TimmImageEncoder) -> None:
-        super().__init__(image.network, [image.widths[image.widths.place(-1)], GRID * GRID * (FRAMES - 1)])
+        seen, change = image.widths[image.widths.place(-1)], GRID * GRID * (FRAMES - 1)
+        super().__init__(image.network, [seen, change])
+        self.widths = Widths([seen, change, *image.widths[image.widths.layers :]], 2)
         self.image = image
 
     def features(self, media: Tensor, deepest: int) -> list[Tensor]:
@@ -45,7 +49,11 @@ class FrameEncoder(Encoder):
                 "use the recipe in the adapter's config.json."
             )
         pooled, change = zip(*(self.look(clip) for clip in media), strict=True)
-        return [torch.stack(pooled).mean(1), torch.stack(change)]
+        frames = torch.stack(pooled)  # (B, 8, D)
+        features = [frames.mean(1), torch.stack(change)]
+        if deepest >= self.widths.layers:
+            features.append(self.image.probabilities(frames).mean(1))
+        return features
 
     def look(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         """(3, 8, H, W) -> (8, D) pooled feature of every frame, and (175,) changes between them."""

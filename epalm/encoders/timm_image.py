@@ -56,8 +56,12 @@ class TimmImageEncoder(Encoder):
         pooled = [stage.mean((2, 3)) for stage in stages[:-1]]  # (B, C, H, W) -> (B, C)
         pooled.append(self.network.forward_head(final, pre_logits=True))
         if deepest >= self.widths.layers:
-            pooled.append(self.network.get_classifier()(pooled[-1]).softmax(-1))  # (B, classes)
+            pooled.append(self.probabilities(pooled[-1]))
         return pooled
+
+    def probabilities(self, pooled: Tensor) -> Tensor:
+        """(..., D) last layer's feature -> (..., classes) what the network's own classifier makes of it."""
+        return self.network.get_classifier()(pooled).softmax(-1)
 
     def pooled_and_map(self, media: Tensor, stage: int) -> tuple[Tensor, Tensor]:
         """The last layer's feature (B, D) and the feature map of a stage (B, C, h, w)."""

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import gelu
 from transformers import (
     ASTConfig,
     ASTModel,
@@ -319,6 +320,20 @@ def test_a_clip_is_seen_as_the_mean_of_its_frames():
     torch.testing.assert_close(seen, torch.stack(each).mean(0), atol=1e-5, rtol=0)
 
 
+def test_the_classes_of_a_clip_are_the_mean_of_those_of_its_frames():
+    image = TimmImageEncoder(timm.create_model("test_efficientnet", num_classes=7))
+    encoder, clip = FrameEncoder(image), torch.randn(2, 3, 8, 160, 160)
+    assert encoder.widths[2:] == (7,)
+    [classes] = encoder(clip, [2])
+    each = [image.network(clip[:, :, t]).softmax(-1) for t in range(8)]
+    torch.testing.assert_close(classes, torch.stack(each).mean(0), atol=1e-5, rtol=0)
+
+
+def test_an_encoder_of_frames_without_a_classifier_has_no_classes():
+    with pytest.raises(EPALMError, match="no layer 2"):
+        frames_encoder()(torch.zeros(1, 3, 8, 160, 160), [2])
+
+
 def test_nothing_changes_in_a_still_clip():
     [changes] = frames_encoder()(moving_square([64] * 8), [1])
     assert changes.shape == (1, 175)
@@ -366,6 +381,19 @@ def test_the_last_layer_equals_the_librarys_output_averaged_over_thirds():
     torch.testing.assert_close(encoder(sound, [-1])[0][0], expected)
 
 
+def test_the_stem_says_how_each_channel_of_the_convolutions_varies_and_where_it_is_highest():
+    encoder, sound = whisper_encoder(), torch.rand(1, 80, 120)
+    network = encoder.network
+    channels = gelu(network.conv2(gelu(network.conv1(sound))))[0]  # (16, 60)
+    [stem] = encoder(sound, [2])  # after its two layers
+    torch.testing.assert_close(stem[0], torch.cat([channels.std(1), channels.amax(1)]))
+
+
+def test_the_last_layer_of_a_speech_recogniser_is_not_its_stem():
+    encoder, sound = whisper_encoder(), torch.rand(1, 80, 120)
+    torch.testing.assert_close(encoder(sound, [-1]), encoder(sound, [1]))
+
+
 def test_silence_around_a_sound_changes_nothing():
     encoder, sound = whisper_encoder(), torch.rand(1, 80, 60)
     padded = torch.cat([torch.full((1, 80, 20), -1.0), sound, torch.full((1, 80, 40), -1.0)], dim=2)
@@ -384,9 +412,9 @@ def test_sounds_of_different_length_in_one_batch_are_heard_as_alone():
 def test_a_click_is_heard(frames):
     sound = torch.full((1, 80, 120), -1.0)
     sound[:, :, 50 : 50 + frames] = 1.0
-    [feature] = whisper_encoder()(sound, [-1])
-    assert feature.shape == (1, 48)
-    assert feature.isfinite().all()
+    layer, stem = whisper_encoder()(sound, [-1, 2])
+    assert (layer.shape, stem.shape) == ((1, 48), (1, 32))
+    assert layer.isfinite().all() and stem.isfinite().all()
 
 
 def test_digital_silence_is_heard_as_something_finite():
