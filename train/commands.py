@@ -217,6 +217,12 @@ def add_starter(commands: Any) -> None:
     )
     parser.add_argument("--work", type=Path, default=Path("runs/starter"), help="folder for everything made")
     parser.add_argument("--out", type=Path, help="write the adapters here instead of assets/starter")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder with the public sets esc10, urbansound8k and instruments; what is missing is left out",
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all")
     parser.add_argument(
         "--data-only", action="store_true", help="stop before the training: media, features, manifests"
@@ -269,4 +275,4 @@ def study(arguments: argparse.Namespace) -> None:
 def starter(arguments: argparse.Namespace) -> int:
     from train.starter.build import build
 
-    return build(arguments.work, arguments.out, arguments.threads, arguments.data_only)
+    return build(arguments.work, arguments.out, arguments.threads, arguments.data_only, arguments.data)

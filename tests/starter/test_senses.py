@@ -20,8 +20,10 @@ from train.starter.distil import WIDE, ClassifierSampler
 from train.starter.examples import Thing
 from train.starter.probe import accuracy
 from train.starter.sounds import batches as sound_batches
+from train.starter.sounds import questions
 from train.starter.sounds.batches import SoundData
-from train.starter.sounds.features import augmented, choose_pairs, in_sequence, load
+from train.starter.sounds.features import choose_pairs
+from train.starter.sounds.mixing import at_once, augmented, filled, in_sequence, load
 
 TOY = Path(__file__).parents[1] / "golden" / "toy_tokenizer"
 RATE = 16_000
@@ -106,8 +108,11 @@ def sounds(tmp_path) -> SoundData:
         row |= {"family": family, "split": "train" if i < 8 else "test", "label_seen": True}
         rows.append(row)
     lines(rows, tmp_path / "sounds.jsonl")
-    tensors = {"single": torch.rand(12, 3, 4, 6).half(), "pair": torch.rand(4, 4, 6).half()}
-    tensors["parts"] = torch.tensor([(0, 1), (2, 3), (8, 9), (10, 11)])
+    twos = [(i, -1, view) for i in range(12) for view in range(3)]
+    twos += [(0, 1, 0), (2, 3, 0), (8, 9, 0), (10, 11, 0)]
+    first, second, view = torch.tensor(twos).T.contiguous()
+    tensors = {"layers": torch.rand(40, 3, 6).half(), "stem": torch.rand(40, 6).half(), "view": view.clone()}
+    tensors |= {"first": first.clone(), "second": second.clone(), "mixed": torch.zeros(40, dtype=torch.bool)}
     save_file(tensors, tmp_path / "sounds.safetensors")
     return SoundData(tmp_path)
 
@@ -119,8 +124,7 @@ def test_sequences_are_described_in_order(sounds):
 
 
 def test_training_features_are_standardised(sounds):
-    raw = torch.cat([sounds.single[sounds.train].flatten(0, 1), sounds.pair[sounds.train_pairs]])
-    for feature in sounds.features(raw):
+    for feature in sounds.features(sounds.raw([*sounds.train, *sounds.train_pairs])):
         torch.testing.assert_close(feature.mean(0), torch.zeros(6), atol=1e-4, rtol=0)
         torch.testing.assert_close(feature.std(0), torch.ones(6), atol=1e-3, rtol=0)
 
@@ -142,20 +146,64 @@ def test_a_batch_of_sounds_depends_on_its_step_alone(sounds):
     ],
 )
 def test_every_answer_about_a_sound_is_true(sounds, row, answers):
-    rng = random.Random(0)
-    assert {sounds.example([row], "qa", rng)[1] for _ in range(300)} == answers
+    rng, view = random.Random(0), 3 * row
+    told = {sounds.example(view, "qa", rng)[1] for _ in range(300)}
+    assert told - {"yes", "no"} == answers
 
 
 def test_questions_about_a_sequence_tell_its_parts_apart(sounds):
     rng = random.Random(0)
     for _ in range(200):
-        question, answer = sounds.example([0, 1], "qa", rng)
-        if question in sound_batches.FIRST:
+        question, answer = sounds.example(36, "qa", rng)
+        if answer in ("yes", "no"):
+            continue
+        if question in questions.FIRST:
             assert answer == "a violin"
-        elif question in sound_batches.LAST:
+        elif question in questions.LAST:
             assert answer == "a dog"
         else:
             assert answer == "a violin, then a dog"
+
+
+def test_yes_is_right_as_often_as_no_and_no_of_what_is_not_there(sounds):
+    rng, rows = random.Random(0), sounds.rows
+    others = questions.FalseAnswers(rows)
+    asked = [questions.yes_or_no([rows[1]], others, rng) for _ in range(2000)]
+    named = [example for example in asked if example and "a dog" in example[0]]
+    assert {answer for _, answer in named} == {"yes"}
+    answers = Counter(answer for _, answer in filter(None, asked))
+    assert answers["yes"] / answers.total() == pytest.approx(0.5, abs=0.04)
+
+
+def test_two_sounds_at_the_same_time_are_both_in_the_caption():
+    rng = random.Random(0)
+    dog = {"label": "dog", "caption": "a dog barking"}
+    music = {"label": "music", "caption": "music playing"}
+    told = {questions.together(dog, music, rng) for _ in range(200)}
+    assert "a dog barking while music is playing" in told
+    assert all("dog" in text and "music" in text for text in told)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "clause"),
+    [
+        ("a dog barking", "a dog is barking"),
+        ("children playing", "children are playing"),
+        ("a washing machine", None),
+        ("a crackling fire", None),
+        ("rain", None),
+    ],
+)
+def test_a_caption_becomes_a_clause_where_somebody_does_something(phrase, clause):
+    assert questions.clause(phrase) == clause
+
+
+def test_sounds_that_may_be_taken_for_each_other_are_no_false_answers():
+    drill = {"source": "urbansound8k", "label": "drill", "words": ["drill"]}
+    jackhammer = drill | {"label": "jackhammer", "words": ["jackhammer"]}
+    assert questions.alike(drill, jackhammer | {"source": "scratch"})
+    assert not questions.alike(drill, jackhammer)  # two classes of one set
+    assert questions.alike({"label": "bird", "words": []}, {"label": "crow", "words": ["bird"]})
 
 
 # Their features
@@ -178,6 +226,22 @@ def test_one_sound_follows_the_other():
     sign = wave.sign()[0]
     assert sign[0] == 1 and sign[-1] == -1
     assert (sign.diff() <= 0).all()  # never back to the first one
+
+
+def test_two_sounds_at_once_are_both_to_be_heard_at_the_loudness_that_is_asked_for():
+    time = torch.arange(6 * RATE) / RATE
+    low, high = (torch.sin(2 * torch.pi * pitch * time)[None] for pitch in (200, 2000))
+    power = torch.fft.rfft(at_once(low, high, (-20, -20), random.Random(0))[0]).abs() ** 2
+    middle = len(power) // 10  # 800 Hz
+    share = power[middle:].sum() / power[:middle].sum()
+    assert share.item() == pytest.approx(0.01, rel=0.2)
+
+
+def test_a_short_sound_is_repeated_and_a_long_one_cut():
+    for seconds in (0.3, 20):
+        wave = filled(torch.ones(1, int(seconds * RATE)), 5 * RATE, random.Random(1))
+        assert wave.shape == (1, 5 * RATE)
+        assert wave.sum() > 0.25 * RATE
 
 
 def test_a_changed_sound_is_finite_and_of_similar_length():

@@ -10,25 +10,11 @@ import soundfile
 
 from epalm.errors import EPALMError
 from train.starter.sounds import collect
-from train.starter.sounds.collect import (
-    FONTS,
-    HELD_OUT,
-    KINDS,
-    PEAK,
-    RATE,
-    RECORDED,
-    Sound,
-    beat,
-    join_duplicates,
-    midi_file,
-    phrase,
-    pieces,
-    read_table,
-    section,
-    split,
-    trimmed,
-    unpack_cat,
-)
+from train.starter.sounds.collect import join_duplicates, split
+from train.starter.sounds.fonts import FONTS, HELD_OUT, beat, midi_file, phrase
+from train.starter.sounds.kinds import KINDS, Sound, read_table, section
+from train.starter.sounds.recordings import RECORDED, unpack_cat
+from train.starter.sounds.samples import PEAK, RATE, pieces, trimmed
 
 
 def tone(seconds: float, pitch: float = 440.0) -> np.ndarray:

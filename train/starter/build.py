@@ -131,8 +131,12 @@ def train_adapter(plan: Plan, data: Data, work: Path, out: Path) -> int:
     return 0
 
 
-def prepare(work: Path) -> dict[str, Data]:
-    """Everything to train on, by modality; what is in the work folder is not made again."""
+def prepare(work: Path, public: Path | None = None) -> dict[str, Data]:
+    """Everything to train on, by modality; what is in the work folder is not made again.
+
+    Args:
+        public: folder of the public sets of real media, a folder each.
+    """
     if not (work / "manifest.jsonl").exists():
         write_manifest(work)
     if not (work / "features.safetensors").exists():
@@ -144,7 +148,7 @@ def prepare(work: Path) -> dict[str, Data]:
     if not (work / "clips.safetensors").exists():
         clip_features.encode_clips(work)
     if not (work / "sounds.jsonl").exists():
-        write_sounds(work)
+        write_sounds(work, public)
     if not (work / "sounds.safetensors").exists():
         sound_features.encode_sounds(work)
     write_manifests(work)
@@ -153,7 +157,7 @@ def prepare(work: Path) -> dict[str, Data]:
     return {"image": pictures, "video": ClipData(work, pictures), "audio": SoundData(work)}
 
 
-def build(work: Path, out: Path | None, threads: int, data_only: bool) -> int:
+def build(work: Path, out: Path | None, threads: int, data_only: bool, public: Path | None = None) -> int:
     """All stages of the starter; each is skipped if its result is in the work folder.
 
     Returns 0, or 130 if a training was told to stop.
@@ -162,16 +166,17 @@ def build(work: Path, out: Path | None, threads: int, data_only: bool) -> int:
         out: folder of the adapters, `assets/starter` if None.
         threads: of the CPU; 0 = all.
         data_only: only what there is to train on; no adapter.
+        public: folder of the public sets of real media; what is not there is named and left out.
     """
     if threads:
         torch.set_num_threads(threads)
     out = out or STARTER
     work.mkdir(parents=True, exist_ok=True)
     if data_only:
-        prepare(work)
+        prepare(work, public)
         return 0
     photos = gather_photos(work)  # now, lest a package is missed after hours of training
-    data = prepare(work)
+    data = prepare(work, public)
     for plan in PLANS:
         if stopped := train_adapter(plan, data[plan.task.modality], work, out):
             return stopped

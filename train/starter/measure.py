@@ -22,8 +22,9 @@ from train.starter.clips.batches import ClipData
 from train.starter.examples import IS_IT, KIND, WHAT, category_phrase
 from train.starter.pictures.batches import TOKENS, StarterData, held_out
 from train.starter.probe import motion_lines
-from train.starter.sounds import batches as sound_batches
+from train.starter.sounds import questions
 from train.starter.sounds.batches import SoundData
+from train.starter.sounds.public import SETS
 
 MEDIA = {"image": "pictures", "video": "clips", "audio": "sounds"}
 
@@ -174,40 +175,36 @@ def sound_quizzes(data: SoundData) -> list[Quiz]:
     quizzes: list[Quiz] = []
 
     def ask(
-        name: str, task: str, raw: Tensor, questions: Sequence[str | None], accepted: list[list[str]]
+        name: str, task: str, views: list[int], asked: Sequence[str] | None, accepted: list[list[str]]
     ) -> None:
-        features = [raw[:, layer] for layer in sound_batches.LAYERS]
-        quizzes.append(Quiz(name, f"audio-{task}", features, swap(accepted), questions, accepted))
+        said: list[str | None] = [None] * len(views) if asked is None else [rng.choice(asked) for _ in views]
+        quizzes.append(Quiz(name, f"audio-{task}", data.raw(views), swap(accepted), said, accepted))
 
-    rows = [data.rows[i] for i in data.test]
-    single = data.single[data.test, 0]
-    words = [right_words(row) for row in rows]
-    ask("caption names the labelled sound", "caption", single, [None] * len(rows), words)
-    rest = [k for k, row in enumerate(rows) if row["category"] not in ("instrument", "voice")]
-    name = "… of those, neither instrument nor voice"
-    ask(name, "caption", single[rest], [None] * len(rest), [words[k] for k in rest])
-    ask("what do you hear?", "qa", single, [rng.choice(sound_batches.WHAT) for _ in rows], words)
-    kinds = [[_bare(sound_batches.kind_phrase(row["category"]))] for row in rows]
-    ask("what kind of sound?", "qa", single, [rng.choice(sound_batches.KIND) for _ in rows], kinds)
-    played = [k for k, row in enumerate(rows) if row["family"]]
-    families = [[rows[k]["family"]] for k in played]
-    asked = [rng.choice(sound_batches.FAMILY) for _ in played]
-    ask("what kind of instrument?", "qa", single[played], asked, families)
-    said = [k for k, row in enumerate(rows) if row["label"] in ("man", "woman")]
-    who = [[rows[k]["label"]] for k in said]
-    ask(
-        "who is speaking? (man or woman)",
-        "qa",
-        single[said],
-        [rng.choice(sound_batches.WHO) for _ in said],
-        who,
-    )
-    pairs = [[data.rows[i] for i in data.parts[pair]] for pair in data.test_pairs]
-    both = data.pair[data.test_pairs]
-    for place, order, asking in ((0, "first", sound_batches.FIRST), (1, "last", sound_batches.LAST)):
-        accepted = [right_words(pair[place]) for pair in pairs]
-        name = f"of two sounds in sequence, what comes {order}?"
-        ask(name, "qa", both, [rng.choice(asking) for _ in pairs], accepted)
+    def of(views: list[int], keep: Callable[[dict], bool]) -> list[int]:
+        return [view for view in views if keep(data.rows[data.heard[view][0]])]
+
+    def right(views: list[int], place: int = 0) -> list[list[str]]:
+        return [right_words(data.rows[data.heard[view][place]]) for view in views]
+
+    def told(views: list[int], key: str) -> list[str]:
+        return [data.rows[data.heard[view][0]][key] for view in views]
+
+    ask("caption names the labelled sound", "caption", data.test, None, right(data.test))
+    rest = of(data.test, lambda row: row["category"] not in ("instrument", "voice"))
+    ask("… of those, neither instrument nor voice", "caption", rest, None, right(rest))
+    for source in SETS:
+        if views := of(data.test, lambda row, source=source: row["source"] == source):
+            ask(f"… of those, {source}", "caption", views, None, right(views))
+    ask("what do you hear?", "qa", data.test, questions.WHAT, right(data.test))
+    kinds = [[_bare(questions.kind_phrase(kind))] for kind in told(data.test, "category")]
+    ask("what kind of sound?", "qa", data.test, questions.KIND, kinds)
+    played = of(data.test, lambda row: bool(row["family"]))
+    ask("what kind of instrument?", "qa", played, questions.FAMILY, [[f] for f in told(played, "family")])
+    said = of(data.test, lambda row: row["label"] in ("man", "woman"))
+    ask("who is speaking? (man or woman)", "qa", said, questions.WHO, [[w] for w in told(said, "label")])
+    both = [view for view in data.test_pairs if not data.mixed[view]]
+    for place, order, asking in ((0, "first", questions.FIRST), (1, "last", questions.LAST)):
+        ask(f"of two sounds in sequence, what comes {order}?", "qa", both, asking, right(both, place))
     return quizzes
 
 
@@ -264,7 +261,10 @@ def modality_lines(model: EPALM, modality: str, data: Any) -> list[str]:
         lines.append(_row(quiz.name, score))
         print(lines[-1], flush=True)
         if number == 0:
-            rows = [data.rows[i] for i in (held_out(data) if modality == "image" else data.test)]
+            shown = held_out(data) if modality == "image" else data.test
+            if modality == "audio":
+                shown = [data.heard[view][0] for view in shown]
+            rows = [data.rows[i] for i in shown]
             failed = [
                 (Path(row["path"]).name, row["label"], text)
                 for row, text, words in zip(rows, texts, quiz.accepted, strict=True)

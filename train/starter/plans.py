@@ -147,14 +147,14 @@ PLANS = (
         starts_from="video-caption",
     ),
     Plan(
-        (1152,) * 3,
+        (*(1152,) * 3, 768),
         (
             stage("audio-caption", sounds.CAPTION, SOUND_CAPTION, MILD, 450, 40, 3e-3, 3e-3),
             stage("audio-caption-wide", sounds.CAPTION, SOUND_CAPTION, WIDE, 150, 40, 1.5e-3, 1e-3, 20),
         ),
     ),
     Plan(
-        (1152,) * 3,
+        (*(1152,) * 3, 768),
         (stage("audio-qa", sounds.QA, SOUND_QA, WIDE, 120, 40, 1.5e-3, 3e-3, 20),),
         starts_from="audio-caption-wide",
     ),

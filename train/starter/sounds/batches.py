@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,123 +16,135 @@ from epalm.files import read_json_lines
 from epalm.text import TaskText
 from train.batches import Batch, example_batch
 from train.starter.distil import Spread
-from train.starter.examples import Example, category_phrase
-from train.starter.pictures.batches import NOISE, rarity
-from train.starter.words import with_article
+from train.starter.examples import Example
+from train.starter.sounds import questions
+from train.starter.sounds.public import SETS
+from train.starter.sounds.questions import FalseAnswers, Row
 
 CAPTION = TaskConfig("caption", "audio", input="You can hear", output=" {text}.")
 QA = TaskConfig("qa", "audio", input="Question: {question}\nAnswer:", output=" {text}")
-LAYERS = (0, 0, 1, 2)  # of the encoder, a token each
+LAYERS = (3, 0, 1, 2)  # a token each: the stem, then the encoder's layers
+NOISE = 0.4  # standard deviation of what is added to the standardised features
+RARE = 0.4  # a label with n sounds is heard n^0.4 times as often as one with a single sound
 
-WHAT = (
-    "what is this?",
-    "what do you hear?",
-    "what can you hear?",
-    "what is making this sound?",
-    "what sound is this?",
-    "what is it?",
-)
-KIND = ("what kind of sound is this?", "what type of sound is it?", "what category does this belong to?")
-INSTRUMENT = ("which instrument is this?", "which instrument is playing?", "what instrument do you hear?")
-FAMILY = ("what kind of instrument is it?", "what family does the instrument belong to?")
-WHO = ("who is speaking?", "is a man or a woman speaking?", "whose voice is it?")
-FIRST = ("what comes first?", "what do you hear at the beginning?", "what is the first sound?")
-LAST = ("what comes last?", "what do you hear at the end?", "what is the last sound?")
-CATEGORY_PHRASES = {"instrument": "a musical instrument", "music": "music", "nature": "nature",
-                    "people": "people",
-                    "noise": "a noise", "household": "a household item"}  # fmt: skip
+# Shares of a batch by where its sounds are from; of a group that is missing, the others take the share.
+SHARES = {
+    "caption": {"esc10": 0.13, "urbansound8k": 0.2, "instruments": 0.13, "debian": 0.16, "voice": 0.06,
+                "mixed": 0.22, "in turn": 0.1},
+    "qa": {"esc10": 0.17, "urbansound8k": 0.2, "instruments": 0.13, "debian": 0.16, "voice": 0.08,
+           "mixed": 0.17, "in turn": 0.09},
+}  # fmt: skip
 
 
 class SoundData:
-    """Sounds and sequences of two with their features.
+    """Sounds, alone and in twos, with their features.
 
     Attributes:
         rows: of sounds.jsonl.
-        single: (N, V, L, D), pair: (M, L, D), parts: M pairs of rows.
+        stored: the encoder's features of every view, (M, D_j) each.
+        heard: of every view, the one or two rows that it is of.
+        mixed: of every view, whether the two are heard at the same time.
+        train, test: views of one sound; of the test's the sound itself, if training hears its label.
+        train_pairs, test_pairs: views of two sounds.
         scales: (mean, std) of the feature of every token.
     """
 
     def __init__(self, work: Path):
         self.rows = read_json_lines(work / "sounds.jsonl")
         tensors = load_file(work / "sounds.safetensors")
-        self.single, self.pair = tensors["single"], tensors["pair"]
-        self.parts: list[list[int]] = tensors["parts"].tolist()
-        self.train = [i for i, row in enumerate(self.rows) if row["split"] == "train"]
-        self.test = [i for i, row in enumerate(self.rows) if row["split"] == "test" and row["label_seen"]]
-        side = [self.rows[first]["split"] for first, _ in self.parts]
-        self.train_pairs = [i for i, split in enumerate(side) if split == "train"]
-        self.test_pairs = [i for i, split in enumerate(side) if split == "test"]
-        heard = torch.cat([self.single[self.train].flatten(0, 1), self.pair[self.train_pairs]]).float()
-        self.scales = [(heard[:, layer].mean(0), heard[:, layer].std(0).clamp(min=1e-3)) for layer in LAYERS]
+        self.stored: list[Tensor] = [*tensors["layers"].unbind(1), tensors["stem"]]
+        twos = zip(tensors["first"].tolist(), tensors["second"].tolist(), strict=True)
+        self.heard = [[first] if second < 0 else [first, second] for first, second in twos]
+        self.mixed: list[bool] = tensors["mixed"].tolist()
+        clean = (tensors["view"] == 0).tolist()
+        sides: dict[tuple[str, int], list[int]] = defaultdict(list)
+        for view, parts in enumerate(self.heard):
+            row = self.rows[parts[0]]
+            if row["split"] == "train" or (clean[view] and row["label_seen"]):
+                sides[row["split"], len(parts)].append(view)
+        self.train, self.test = sides["train", 1], sides["test", 1]
+        self.train_pairs, self.test_pairs = sides["train", 2], sides["test", 2]
+        trained = [*self.train, *self.train_pairs]
+        seen = [stored[trained].float() for stored in self.stored]
+        self.scales = [(seen[layer].mean(0), seen[layer].std(0).clamp(min=1e-3)) for layer in LAYERS]
+        self.false = {
+            side: FalseAnswers([r for r in self.rows if r["split"] == side and r["label_seen"]])
+            for side in ("train", "test")
+        }
 
-    def features(self, raw: Tensor) -> list[Tensor]:
-        """(B, L, D) -> the standardised feature of every token."""
-        return [
-            (raw[:, layer].float() - mean) / std
-            for layer, (mean, std) in zip(LAYERS, self.scales, strict=True)
-        ]
+    def raw(self, views: Sequence[int]) -> list[Tensor]:
+        """The feature (B, D_j) of every token, as the encoder gives it."""
+        return [self.stored[layer][list(views)].float() for layer in LAYERS]
+
+    def features(self, raw: Sequence[Tensor]) -> list[Tensor]:
+        """The same, standardised."""
+        return [(f - mean) / std for f, (mean, std) in zip(raw, self.scales, strict=True)]
+
+    def groups(self) -> dict[str, dict[object, list[int]]]:
+        """The training's views by where they are from, and there by what is drawn equally often."""
+        groups: dict[str, dict[object, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for view in self.train:
+            row = self.rows[self.heard[view][0]]
+            source = row.get("source")
+            name = source if source in SETS else "voice" if row["category"] == "voice" else "debian"
+            groups[name][row["label"]].append(view)
+        for view in self.train_pairs:
+            groups["mixed" if self.mixed[view] else "in turn"][view].append(view)
+        return groups
 
     def batches(self, text: TaskText, size: int, spread: Spread) -> Callable[[int], Batch]:
-        """The batch of a step: three quarters single sounds, the rest one after another.
+        """The batch of a step: sounds from everywhere by SHARES.
 
         Args:
             spread: `mix` is the largest share of another sound that each one gets.
         """
-        # Most labels of things other than instruments have one or two recordings.
-        weights = rarity([self.rows[i]["label"] for i in self.train], power=0.7)
+        task = text.task.name
+        groups = self.groups()
+        shares = {name: share for name, share in SHARES[task].items() if name in groups}
+        labels = {name: list(group) for name, group in groups.items()}
+        weights = {
+            name: [len({self.heard[v][0] for v in group[label]}) ** RARE for label in labels[name]]
+            for name, group in groups.items()
+        }
 
         def batch_at(step: int) -> Batch:
             rng = random.Random(f"sounds/{step}")
             generator = torch.Generator().manual_seed(rng.getrandbits(40))
-            pairs = rng.choices(self.train_pairs, k=size // 4)
-            single = rng.choices(self.train, weights, k=size - len(pairs))
-            views = [rng.randrange(self.single.shape[1]) for _ in single]
-            raw = torch.cat([self.single[single, views], self.pair[pairs]]).float()
-            other = raw[torch.randperm(size, generator=generator)]
-            raw = raw + spread.mix * torch.rand(size, 1, 1, generator=generator) * (other - raw)
-            features = self.features(raw)
+            views = []
+            for name in rng.choices(list(shares), list(shares.values()), k=size):
+                views.append(rng.choice(groups[name][rng.choices(labels[name], weights[name])[0]]))
+            features = self.features(self.raw(views))
+            order = torch.randperm(size, generator=generator)
+            share = spread.mix * torch.rand(size, 1, generator=generator)
+            features = [f + share * (f[order] - f) for f in features]
             features = [f + NOISE * torch.randn(f.shape, generator=generator) for f in features]
-            heard = [[i] for i in single] + [self.parts[i] for i in pairs]
-            return example_batch(
-                features, [self.example(parts, text.task.name, rng) for parts in heard], text
-            )
+            return example_batch(features, [self.example(view, task, rng) for view in views], text)
 
         return batch_at
 
     def held_out(self, task: str) -> tuple[list[Tensor], list[Example]]:
-        """Standardised features and examples of the test's sounds and sequences."""
-        rng = random.Random(0)
-        heard = [[i] for i in self.test] + [self.parts[i] for i in self.test_pairs]
-        raw = torch.cat([self.single[self.test, 0], self.pair[self.test_pairs]])
-        return self.features(raw), [self.example(parts, task, rng) for parts in heard]
+        """Standardised features and examples of the test's sounds, alone and in twos."""
+        rng, views = random.Random(0), [*self.test, *self.test_pairs]
+        return self.features(self.raw(views)), [self.plain(view, task, rng) for view in views]
 
-    def example(self, parts: list[int], task: str, rng: random.Random) -> Example:
-        """(question or None, answer) about one sound or a sequence of two."""
-        rows = [self.rows[i] for i in parts]
-        caption = ", then ".join(row["caption"] for row in rows)
+    def plain(self, view: int, task: str, rng: random.Random) -> Example:
+        """The usual caption, or a question."""
+        rows = [self.rows[i] for i in self.heard[view]]
+        if task == "caption" and not self.mixed[view]:
+            return None, rows[0]["caption"] if len(rows) == 1 else questions.both(*rows)
+        return self.example(view, task, rng)
+
+    def example(self, view: int, task: str, rng: random.Random) -> Example:
+        """(question or None, answer) about one sound or two."""
+        rows: list[Row] = [self.rows[i] for i in self.heard[view]]
         if task == "caption":
-            return None, caption
-        if len(rows) == 2:
-            draw = rng.random()
-            if draw < 0.4:
-                return rng.choice(FIRST), rows[0]["caption"]
-            return (rng.choice(LAST), rows[1]["caption"]) if draw < 0.8 else (rng.choice(WHAT), caption)
-        return question_about_sound(rows[0], rng)
-
-
-def question_about_sound(row: dict, rng: random.Random) -> Example:
-    """Half ask what it is, the rest for what kind of thing, as far as there is more to tell."""
-    if rng.random() < 0.5:
-        return rng.choice(WHAT), row["caption"]
-    if row["category"] == "instrument" and rng.random() < 0.7:
-        if row["family"] and rng.random() < 0.4:
-            return rng.choice(FAMILY), with_article(row["family"])
-        return rng.choice(INSTRUMENT), row["caption"]
-    if row["category"] == "voice" and row["label"] in ("man", "woman") and rng.random() < 0.6:
-        return rng.choice(WHO), with_article(row["label"])
-    return rng.choice(KIND), kind_phrase(row["category"])
-
-
-def kind_phrase(category: str) -> str:
-    """ "instrument" -> "a musical instrument", "animal" -> "an animal"."""
-    return CATEGORY_PHRASES.get(category) or category_phrase(category)
+            if len(rows) == 1:
+                return None, questions.caption(rows[0], rng)
+            return None, (questions.together if self.mixed[view] else questions.in_turn)(*rows, rng)
+        if rng.random() < questions.YES_NO:
+            asked = questions.yes_or_no(rows, self.false[rows[0]["split"]], rng)
+            if asked is not None:
+                return asked
+        if len(rows) == 1:
+            return questions.about_one(rows[0], rng)
+        return questions.about_two(*rows, self.mixed[view], rng)

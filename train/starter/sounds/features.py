@@ -1,111 +1,171 @@
 """The frozen sound encoder's features of all sounds, computed once: the starter trains on these.
 
-Tensors of the file (N sounds in the order of sounds.jsonl, V = 1 + views, L layers, D their width):
-    single   (N, V, L, D) float16   view 0 is the sound itself, the others are changed at random
-    pair     (M, L, D) float16      one sound after another
-    parts    (M, 2) int64           which two, both from the training or both from the test
+Tensors of the file (M views of sounds and of pairs of them):
+    layers   (M, L, D) float16   of each layer
+    stem     (M, S) float16
+    first    (M,) int64          row of sounds.jsonl
+    second   (M,) int64          row of the other sound of a pair, or -1
+    mixed    (M,) bool           the two at the same time, not one after the other
+    view     (M,) int64          0 is the sound itself, the others are changed at random
 """
 
+from __future__ import annotations
+
 import random
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
-from torch.nn.functional import pad
-from torchaudio.functional import fftconvolve, highpass_biquad, lowpass_biquad, resample
 
 from epalm.encoders.load import load_encoder
+from epalm.errors import EPALMError
 from epalm.files import atomic, read_json_lines
-from epalm.media.audio import Sound, open_audio
+from epalm.media.audio import Sound
 from epalm.media.recipes import RECIPES
 from epalm.media.transforms import WHISPER_RATE
+from train.starter.sounds.mixing import BEHIND_A_VOICE, BESIDE, at_once, augmented, behind, in_sequence, load
+from train.starter.sounds.public import SETS
+from train.starter.sounds.questions import alike
 
 ENCODER = "starter/whisper-tiny.en"
-PAIRS = {"train": 1200, "test": 160}
-LONGEST_PART = 4.5  # seconds of each of two sounds
+VIEWS = {"public": 6, "debian": 3}  # of a sound for training, the sound itself among them
+PAIRS = {"train": 2000, "test": 240}  # one after the other
+MIXTURES = {"train": 3600, "test": 360}
+WITH_A_VOICE = {"pairs": 0.25, "mixtures": 0.5}
+OUTSIDE = ("esc10", "urbansound8k")  # what may be heard far away, and where something may
+BACKGROUND = 0.3  # how often it is
+VOICES = ("man", "woman")
+
+# What people hear in most recordings: three times as often in pairs as other sounds.
+COMMON = {
+    "car", "car horn", "traffic", "train", "siren", "motorcycle", "bus", "helicopter", "airplane", "engine",
+    "bird", "dog", "children", "crowd", "applause", "baby", "footsteps", "keyboard", "factory",
+    "water", "wind", "rain", "sea", "fire", "thunder",
+    "music", "street music", "drums", "piano", "acoustic guitar",
+}  # fmt: skip
+
+Row = dict[str, Any]  # of sounds.jsonl
 
 
-def load(path: Path) -> Tensor:
-    """(1, samples) at the encoder's rate, with a peak of 1."""
-    wave, rate = open_audio(path)
-    wave = resample(wave.mean(0, keepdim=True), rate, WHISPER_RATE)
-    return wave / wave.abs().max().clamp(min=1e-6)
+@dataclass(frozen=True)
+class View:
+    """What is encoded: a sound, or two of them."""
+
+    first: int
+    second: int = -1
+    mixed: bool = False
+    view: int = 0
 
 
-def augmented(wave: Tensor, rng: random.Random) -> Tensor:
-    """One random view of a sound: a part of it, another speed, filter, room and noise."""
-    generator = torch.Generator().manual_seed(rng.getrandbits(40))
-    if rng.random() < 0.5:
-        length = round(wave.shape[1] * rng.uniform(0.6, 1))
-        start = rng.randint(0, wave.shape[1] - length) if rng.random() < 0.5 else 0
-        wave = wave[:, start : start + length]
-    if rng.random() < 0.5:
-        wave = resample(wave, WHISPER_RATE, round(WHISPER_RATE * rng.uniform(0.9, 1.1), -2))
-    if rng.random() < 0.3:
-        wave = lowpass_biquad(wave, WHISPER_RATE, rng.uniform(2000, 6000))
-    if rng.random() < 0.3:
-        wave = highpass_biquad(wave, WHISPER_RATE, rng.uniform(80, 400))
-    if rng.random() < 0.4:  # a room: noise that dies away
-        time = torch.arange(round(0.4 * WHISPER_RATE)) / WHISPER_RATE
-        echo = torch.randn(len(time), generator=generator) * torch.exp(-time / rng.uniform(0.03, 0.12))
-        wave = wave + rng.uniform(0.1, 0.5) * fftconvolve(wave, echo[None] / echo.norm())[:, : wave.shape[1]]
-    if rng.random() < 0.6:
-        loudness = wave.pow(2).mean().sqrt() * 10 ** (-rng.uniform(15, 45) / 20)
-        wave = wave + loudness * torch.randn(wave.shape, generator=generator)
-    return wave
+def choose_pairs(
+    rows: list[Row], seed: int, counts: dict[str, int] = PAIRS, voices: float = WITH_A_VOICE["pairs"]
+) -> list[tuple[int, int]]:
+    """Pairs of sounds that are not alike, from one side of the split; rare labels as often as others.
 
+    Args:
+        counts: pairs by side of the split.
+        voices: the share whose first sound is somebody who speaks.
 
-def in_sequence(first: Tensor, second: Tensor, rng: random.Random) -> Tensor:
-    """One sound, a short pause, another sound."""
-    parts = [wave[:, : round(rng.uniform(1.5, LONGEST_PART) * WHISPER_RATE)] for wave in (first, second)]
-    gap = round(rng.uniform(0, 0.5) * WHISPER_RATE)
-    return torch.cat([pad(parts[0] * rng.uniform(0.5, 1), (0, gap)), parts[1] * rng.uniform(0.5, 1)], dim=1)
-
-
-def choose_pairs(rows: list[dict], seed: int) -> list[tuple[int, int]]:
-    """Pairs of sounds with different labels, from one side of the split; rare labels as often as others."""
+    Raises:
+        EPALMError: all sounds of a side are alike.
+    """
     rng = random.Random(seed)
     pairs = []
-    for split, count in PAIRS.items():
+    for split, count in counts.items():
         by_label: dict[str, list[int]] = {}
         for i, row in enumerate(rows):
             if row["split"] == split and row["label_seen"]:
                 by_label.setdefault(row["label"], []).append(i)
+        labels = sorted(by_label)
+        weights = [often(rows[by_label[label][0]]) for label in labels]
+        speaking = [label for label in VOICES if label in by_label]
         for _ in range(count):
-            labels = rng.sample(sorted(by_label), 2)
-            pairs.append((rng.choice(by_label[labels[0]]), rng.choice(by_label[labels[1]])))
+            for _ in range(1000):
+                spoken = bool(speaking) and rng.random() < voices
+                one = rng.choice(speaking) if spoken else rng.choices(labels, weights)[0]
+                first = rng.choice(by_label[one])
+                second = rather_public(by_label[rng.choices(labels, weights)[0]], rows, rng)
+                if rows[first]["label"] != rows[second]["label"] and not alike(rows[first], rows[second]):
+                    pairs.append((first, second))
+                    break
+            else:
+                raise EPALMError(f"No two of the sounds for {split} can be told apart: collect more of them.")
     return pairs
 
 
+def often(row: Row) -> float:
+    """How often a label is drawn, relative to others."""
+    return (3 if row["label"] in COMMON else 1) * (0.5 if row.get("category") == "instrument" else 1)
+
+
+def rather_public(found: list[int], rows: list[Row], rng: random.Random) -> int:
+    """One of these sounds, rather of a public set than of Debian's."""
+    public = [i for i in found if rows[i].get("source") in SETS]
+    return rng.choice(public if public and rng.random() < 0.6 else found)
+
+
+def choose_views(rows: list[Row], seed: int) -> list[View]:
+    """Everything that is encoded. Sounds for testing are heard as they are."""
+    views = []
+    for i, row in enumerate(rows):
+        several = VIEWS["public" if row["source"] in SETS else "debian"] if row["split"] == "train" else 1
+        views += [View(i, view=view) for view in range(several)]
+    for first, second in choose_pairs(rows, seed):
+        turned = random.Random(f"{seed}/{first}/{second}").random() < 0.5
+        views.append(View(second, first) if turned else View(first, second))
+    mixtures = choose_pairs(rows, seed + 1, MIXTURES, WITH_A_VOICE["mixtures"])
+    return views + [View(first, second, mixed=True) for first, second in mixtures]
+
+
+class Waveforms:
+    """The waveform of a view; files are kept in memory in half precision."""
+
+    def __init__(self, work: Path, rows: list[Row], seed: int) -> None:
+        self.work, self.rows, self.seed = work, rows, seed
+        self.outside = [i for i, r in enumerate(rows) if r["source"] in OUTSIDE and r["split"] == "train"]
+        self.load = lru_cache(4000)(lambda i: load(work / rows[i]["path"]).half())
+
+    def of(self, view: View) -> Tensor:
+        rng = random.Random(f"{self.seed}/{view}")
+        wave = self.load(view.first).float()
+        if view.second < 0:
+            if view.view and self.rows[view.first]["source"] in OUTSIDE and rng.random() < BACKGROUND:
+                wave = behind(wave, self.load(rng.choice(self.outside)).float(), rng)
+            return augmented(wave, rng) if view.view else wave
+        other = self.load(view.second).float()
+        if view.mixed:
+            voice = self.rows[view.first]["label"] in VOICES
+            wave = at_once(wave, other, BEHIND_A_VOICE if voice else BESIDE, rng)
+        else:
+            wave = in_sequence(wave, other, rng)
+        return augmented(wave, rng) if rng.random() < 0.5 else wave
+
+
 @torch.no_grad()
-def encode_sounds(work: Path, views: int = 2, seed: int = 0) -> None:
-    """WORK/sounds.jsonl -> WORK/sounds.safetensors; held-out sounds only get view 0."""
+def encode_sounds(work: Path, seed: int = 0) -> None:
+    """WORK/sounds.jsonl -> WORK/sounds.safetensors."""
     rows = read_json_lines(work / "sounds.jsonl")
     encoder, recipe = load_encoder(ENCODER, progress=print), RECIPES["audio"]["starter"]
-    layers = range(len(encoder.widths))
-
-    def encode(wave: Tensor) -> Tensor:
-        media = recipe(Sound(wave, WHISPER_RATE))
-        return torch.stack(encoder(media[None], layers), dim=1)[0].half()  # (L, D)
-
-    single = []
-    for i, row in enumerate(rows):
-        wave = load(work / row["path"])
-        seen = [encode(wave)]
-        for view in range(views):
-            rng = random.Random(f"{seed}/{i}/{view}")
-            seen.append(encode(augmented(wave, rng)) if row["split"] == "train" else seen[0])
-        single.append(torch.stack(seen))
-        if (i + 1) % 500 == 0:
-            print(f"{i + 1} of {len(rows)} sounds", flush=True)
-    pairs, pair = choose_pairs(rows, seed), []
-    for i, (first, second) in enumerate(pairs):
-        rng = random.Random(f"{seed}/pair/{i}")
-        pair.append(
-            encode(in_sequence(load(work / rows[first]["path"]), load(work / rows[second]["path"]), rng))
-        )
-    tensors = {"single": torch.stack(single), "pair": torch.stack(pair), "parts": torch.tensor(pairs)}
+    depth, views, waveforms = encoder.widths.layers, choose_views(rows, seed), Waveforms(work, rows, seed)
+    layers, stems = [], []
+    for k, view in enumerate(views):
+        media = recipe(Sound(waveforms.of(view), WHISPER_RATE))
+        *each, stem = encoder(media[None], range(depth + 1))
+        layers.append(torch.cat(each).half())  # (L, D)
+        stems.append(stem[0].half())
+        if (k + 1) % 500 == 0:
+            print(f"{k + 1} of {len(views)} sounds", flush=True)
+    tensors = {
+        "layers": torch.stack(layers),
+        "stem": torch.stack(stems),
+        "first": torch.tensor([view.first for view in views]),
+        "second": torch.tensor([view.second for view in views]),
+        "mixed": torch.tensor([view.mixed for view in views]),
+        "view": torch.tensor([view.view for view in views]),
+    }
     with atomic(work / "sounds.safetensors") as file:
         file.write(save(tensors))
-    print(f"{len(pairs)} pairs", flush=True)
