@@ -16,11 +16,12 @@ from accelerate import Accelerator
 from epalm.adapted import AdaptedLM
 from epalm.errors import EPALMError
 from epalm.text import TaskText
-from train.batches import Batch, ItemBatches, TrainingSet, items_per_step, limited
+from train.batches import Batch, ItemBatches, Source, TrainingSet, items_per_step, limited
 from train.checkpoint import Checkpoint, identity_of, items_identity
 from train.data.manifest import Item, load_manifest
 from train.evaluate import evaluate_split
 from train.features.cache import cached_widths
+from train.features.means import mean_features, store_mean_features
 from train.features.source import FeatureSource, feature_source
 from train.fit import Verdict, fit, losses
 from train.frozen import lm_config, load_frozen_encoder, load_frozen_lm, new_adapter, say, start_from
@@ -28,6 +29,8 @@ from train.machine import memory_full, new_accelerator
 from train.regime import Regime, regime_of
 from train.run_folder import exclusive
 from train.settings import Settings, load_settings
+
+MEANS_FROM = 32  # steps
 
 
 def train(settings: Settings, resume: bool = False) -> int:
@@ -75,11 +78,23 @@ def train(settings: Settings, resume: bool = False) -> int:
         return Verdict(metrics, metrics[name], summary, loss)
 
     try:
-        return fit(settings, source, model, regime, checkpoint, validate, accelerator, encoder)
+        code = fit(settings, source, model, regime, checkpoint, validate, accelerator, encoder)
+        if code == 0 and accelerator.is_main_process:
+            keep_means(Path(settings.out), source)
+        return code
     except torch.OutOfMemoryError as error:
         optim = settings.optim
         hint = f" and double optim.accumulate (now {optim.accumulate}), which gives the same steps"
         raise memory_full("optim.batch", optim.batch, hint) from error
+
+
+def keep_means(out: Path, source: Source) -> None:
+    """Store the mean features of the first steps with the adapters, which explanations compare with."""
+    steps = range(min(source.per_epoch, MEANS_FROM))
+    means = mean_features(source(step).features for step in steps)
+    for name in ("last", "best"):
+        if (out / name).exists():
+            store_mean_features(out / name, means)
 
 
 def training_items(settings: Settings) -> list[list[Item]]:

@@ -20,7 +20,7 @@ def test_the_rest_of_the_adapter_stays_as_it_is(tiny_model_dir, tmp_path):
     before = Adapter.load(tiny_model_dir / "image-qa")
     before.save(tmp_path)
     widths = before.config.encoder.widths
-    store_mean_features(tmp_path, [[torch.randn(4, width) for width in widths]])
+    store_mean_features(tmp_path, [torch.randn(width) for width in widths])
     after = Adapter.load(tmp_path)
     assert [mean.shape[0] for mean in after.mean_features] == list(widths)
     for name, tensor in before.state_dict().items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from epalm.adapter import Adapter
@@ -33,13 +32,8 @@ def mean_features(batches: Iterable[Sequence[Tensor]]) -> list[Tensor]:
     return [(total / count).float() for total in sums]
 
 
-@torch.no_grad()
-def store_mean_features(folder: Path, batches: Iterable[Sequence[Tensor]]) -> None:
-    """Write the mean features into an adapter folder; `batches` as in `mean_features`.
-
-    Raises:
-        EPALMError: as `Adapter.load` and `mean_features`.
-    """
+def store_mean_features(folder: Path, means: Sequence[Tensor]) -> None:
+    """Write mean features (D_j) into an adapter folder; raises as `Adapter.load`."""
     adapter = Adapter.load(folder)
-    adapter.mean_features = mean_features(batches)
+    adapter.mean_features = list(means)
     adapter.save(folder)
