@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
-LONGEST = 15  # lines
+LONGEST = 15  # lines of code
 
 
 def code_of(heading: str) -> str:
@@ -18,9 +18,9 @@ def code_of(heading: str) -> str:
 
 
 def run_door(heading: str) -> dict[str, Any]:
-    """Run an example; the names that it defines. It has at most fifteen lines."""
+    """Run an example; the names that it defines. It has at most fifteen lines of code."""
     code = code_of(heading)
-    assert len(code.splitlines()) <= LONGEST
+    assert len([line for line in code.splitlines() if line]) <= LONGEST
     names: dict[str, Any] = {"__name__": "door"}
     exec(compile(code, f"{PAGE.name}: {heading}", "exec"), names)  # noqa: S102
     return names
