@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
+from epalm.cache_layers import RoomyLayer
 from epalm.config import InjectionConfig
 from epalm.injection import LayerKwargs, Masks, injection_schedule
 
@@ -63,7 +64,7 @@ class InjectedCache(Cache):
         layers: list[Any] = []
         for i in range(len(plan.schedule)):
             refreshed = i == plan.last_replaced_layer or (i == plan.leak_layer and not plan.recomputes)
-            layers.append(_RefreshedRowLayer() if refreshed else DynamicLayer())
+            layers.append(_RefreshedRowLayer() if refreshed else RoomyLayer())
         super().__init__(layers=layers)
         self.plan = plan
         self._rows_before_text = prompt_len + (plan.first_replaced_layer == 0)
@@ -84,11 +85,8 @@ class InjectedCache(Cache):
         return rows[:, 0]
 
 
-class _RefreshedRowLayer(DynamicLayer):
+class _RefreshedRowLayer(RoomyLayer):
     """A cache layer whose row 0 is replaced by every update; the other rows are appended."""
-
-    keys: Tensor
-    values: Tensor
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any):
         if self.get_seq_length():

@@ -13,13 +13,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
 from epalm.adapted import AdaptedLM
+from epalm.cache_layers import ROOM, RoomyLayer
 from epalm.config import GenerationConfig
 from epalm.decoding import InjectedLM
-
-ROOM = 32  # columns that a cache has in reserve when it is made
 
 
 @dataclass
@@ -148,7 +147,7 @@ class _SharedCache(Cache):
     """
 
     def __init__(self, num_layers: int):
-        self.roomy = [_RoomyLayer() for _ in range(num_layers)]
+        self.roomy = [RoomyLayer() for _ in range(num_layers)]
         super().__init__(layers=list(self.roomy))
         self.lengths: list[list[int]] = [[] for _ in range(num_layers)]  # of each layer, rows of each text
         self._masks: dict[tuple[int, ...], Tensor | None] = {}  # by the lengths of a layer
@@ -194,66 +193,6 @@ def _visible(lengths: Sequence[int], device: torch.device, dtype: torch.dtype) -
     hidden = column < (width - torch.tensor(lengths, device=device))[:, None]
     mask = torch.zeros(hidden.shape, dtype=dtype, device=device)
     return mask.masked_fill(hidden, torch.finfo(dtype).min)[:, None, None]
-
-
-class _RoomyLayer(DynamicLayer):
-    """A cache layer with columns in reserve: a new token is written in place, and nothing else is copied."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.width = 0
-        self.room = (torch.empty(0), torch.empty(0))
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any):
-        end = self.width + key_states.shape[2]
-        if end > self.room[0].shape[2]:
-            self._place(*self.stored, self.width)
-        for room, new in zip(self.room, (key_states, value_states), strict=True):
-            room[:, :, self.width : end] = new
-        self._show(end)
-        return self.stored
-
-    @property
-    def stored(self) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, heads, W, d), without what is in reserve."""
-        return self.room[0][:, :, : self.width], self.room[1][:, :, : self.width]
-
-    def append_rows(self, keys: Tensor, values: Tensor) -> None:
-        """More texts (b, heads, n, d), which end in the same column as those that are there."""
-        if self.width == 0:
-            self._place(keys, values, keys.shape[2])
-            return
-        width = max(self.width, keys.shape[2])
-        old = [_widened(part, width) for part in self.stored]
-        new = [_widened(part, width) for part in (keys, values)]
-        self._place(torch.cat([old[0], new[0]]), torch.cat([old[1], new[1]]), width)
-
-    def keep(self, places: Sequence[int], width: int) -> None:
-        """The texts at `places`, which need no more than `width` columns."""
-        if not places:
-            self.width = 0
-            return
-        chosen = torch.tensor(places, device=self.room[0].device)
-        keys, values = (part[chosen, :, self.width - width :] for part in self.stored)
-        self._place(keys, values, width)
-
-    def _place(self, keys: Tensor, values: Tensor, width: int) -> None:
-        batch, heads, _, size = keys.shape
-        shape = (batch, heads, width + ROOM, size)
-        self.room = (keys.new_zeros(shape), values.new_zeros(shape))
-        self.room[0][:, :, :width] = keys
-        self.room[1][:, :, :width] = values
-        self._show(width)
-
-    def _show(self, width: int) -> None:
-        self.width = width
-        self.keys, self.values = self.stored
-        self.is_initialized = True
-
-
-def _widened(part: Tensor, width: int) -> Tensor:
-    """(b, heads, n, d) -> (b, heads, width, d) with zeros on the left."""
-    return torch.nn.functional.pad(part, (0, 0, width - part.shape[2], 0))
 
 
 def _end_ids(lm: InjectedLM) -> set[int]:
