@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from epalm.adapted import AdaptedLM
 from epalm.adapter import CONFIG, Adapter
+from epalm.cpu import quantise
 from epalm.decoding import InjectedLM, with_overrides
 from epalm.encoders.base import Encoder
 from epalm.encoders.load import load_encoders
@@ -106,7 +107,7 @@ class EPALM(
             name: "starter", a published model (`python -m epalm models`), an adapter folder, a folder of
                 several adapters for one LM, or the hub id of such a folder.
             device: chosen by what the machine has if None.
-            dtype: chosen by the device if None; torch.int8 rounds the LM's weights, on a CPU.
+            dtype: chosen by the device if None; torch.int8 rounds the weights of linear layers, on a CPU.
             device_map: spread an LM over several devices, as in `transformers`.
             lm, encoder: use these ids or folders instead of those that the adapter names.
             progress: told in words what takes time.
@@ -136,6 +137,8 @@ class EPALM(
         wanted = [adapter.config.encoder for adapter in adapters.values()]
         ids = {each.id: (encoder, None) if encoder else (each.id, each.revision) for each in wanted}
         encoders = load_encoders(ids, computing(dtype), injected.device, say)
+        for loaded in encoders.values() if dtype == torch.int8 else ():
+            quantise(loaded)
         for each in wanted:
             encoders[each.id].widths.check(each, encoder or each.id)
         for adapter in adapters.values():

@@ -83,6 +83,8 @@ def load_encoder(
             f"{name} is a model of type {kind!r}, which is not a supported encoder: use a timm model for "
             "images, a TimeSformer for video or an AST for audio."
         )
+    # Convolutions are fastest with the channels last, on a CPU too.
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return encoder.to(device=device, dtype=dtype)
 
 

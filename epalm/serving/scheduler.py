@@ -24,6 +24,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from epalm.adapted import AdaptedLM
 from epalm.adapter import Adapter
 from epalm.config import GenerationConfig
+from epalm.cpu import pack
 from epalm.decoding import with_overrides
 from epalm.errors import EPALMError
 from epalm.serving.running import RunningBatch, Text, can_run, token_limit
@@ -109,6 +110,8 @@ class Scheduler:
     """
 
     def __init__(self, model: EPALM, *, rows: int = 32, waiting: int = 256, readers: int = 2):
+        for part in (model.lm.base, *model.encoders.values()):
+            pack(part)
         self.model = model
         self.rows, self.waiting = rows, waiting
         self._changed = threading.Condition()
