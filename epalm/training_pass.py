@@ -149,7 +149,8 @@ class _HeadLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, labels: Tensor, lm: InjectedLM) -> Tensor:
         """(R, H) rows and the (R,) tokens that they are to predict -> (R,) losses."""
         learns = ctx.needs_input_grad[0]
-        losses, gradients = [hidden.new_zeros(0, dtype=torch.promote_types(hidden.dtype, torch.float32))], []
+        losses = [hidden.new_zeros(0, dtype=torch.promote_types(hidden.dtype, torch.float32))]
+        gradients: list[Tensor] = []
         for start in range(0, len(hidden), ROWS_AT_ONCE):
             some = slice(start, start + ROWS_AT_ONCE)
             with torch.set_grad_enabled(learns):

@@ -9,14 +9,15 @@ The last feature map is the last thing with positions that the features are made
 
     convolutional network   what its global pooling averages               (C, h, w)
     ViT, AST, TimeSformer   what the last block's attention reads          (patches, D)
-    Whisper                 the normed output of every layer               (T, D)
+    Whisper                 the normed output of every layer, the stem     (T, D)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -54,15 +55,17 @@ class Watched:
     attends: Callable[[Tensor], Tensor] | None = None
 
 
-def watched(encoder: Encoder, deepest: int) -> Watched:
-    """What to watch in an encoder that is read down to layer `deepest`.
+def watched(encoder: Encoder, deepest: int) -> list[Watched]:
+    """What to watch in an encoder that is read down to layer `deepest`; most have one last feature map.
 
     Raises:
         EPALMError: the encoder has no feature map that is known here.
     """
     network = encoder.network
     if isinstance(encoder, WhisperEncoder):
-        return Watched(network.layer_norm, False, -1, _over_time)
+        layers = Watched(network.layer_norm, False, -1, _over_time)
+        stem = Watched(network.conv2, False, 1, _over_time)  # what the layers make of it is cut off by them
+        return [layers, stem]
     if isinstance(encoder, ASTEncoder):
         layer = network.layers[deepest]
         attention = layer.attention
@@ -73,11 +76,12 @@ def watched(encoder: Encoder, deepest: int) -> Watched:
             key = attention.k_proj(values).view(split).transpose(1, 2)
             return query, key, attention.scaling
 
-        return Watched(layer.layernorm_before, False, -1, _patches_of_sound(network.config), _from_cls(heads))
+        patches = _patches_of_sound(network.config)
+        return [Watched(layer.layernorm_before, False, -1, patches, _from_cls(heads))]
     if isinstance(encoder, TimesformerEncoder):
         layer = network.encoder.layer[deepest]
         weights = _from_cls(_fused(layer.attention.attention))
-        return Watched(layer.layernorm_before, False, -1, _square_patches(1), weights)
+        return [Watched(layer.layernorm_before, False, -1, _square_patches(1), weights)]
     if isinstance(encoder, TimmImageEncoder) and encoder.has_cls:
         block = network.blocks[deepest]
         if isinstance(getattr(block, "norm1", None), nn.Module):
@@ -85,11 +89,11 @@ def watched(encoder: Encoder, deepest: int) -> Watched:
             if hasattr(getattr(block, "attn", None), "qkv") and hasattr(block.attn, "scale"):
                 attends = _from_cls(_fused(block.attn))
             prefix = getattr(network, "num_prefix_tokens", 1)
-            return Watched(block.norm1, False, -1, _square_patches(prefix), attends)
+            return [Watched(block.norm1, False, -1, _square_patches(prefix), attends)]
     elif isinstance(encoder, TimmImageEncoder | FrameEncoder):
         pooling = [m for name, m in network.named_modules() if name.split(".")[-1] == "global_pool"]
         if pooling:
-            return Watched(pooling[0], True, 1, lambda values, media: values)
+            return [Watched(pooling[0], True, 1, lambda values, media: values)]
     raise EPALMError(
         f"It is not known where {type(network).__name__} keeps its last feature map, so where it looked "
         "cannot be shown."
@@ -97,22 +101,32 @@ def watched(encoder: Encoder, deepest: int) -> Watched:
 
 
 @contextmanager
-def maps_of(part: Watched) -> Iterator[list[Tensor]]:
-    """Collect the feature maps of a forward pass, which goes on from them as leaves that take gradients."""
-    seen: list[Tensor] = []
+def maps_of(parts: Sequence[Watched]) -> Iterator[list[tuple[Watched, Tensor]]]:
+    """Collect the feature maps of a forward pass, which goes on from them as leaves that take gradients.
 
-    def leaf(values: Tensor) -> Tensor:
-        seen.append(values.detach().requires_grad_())
-        return seen[-1]
+    What other threads compute meanwhile with the same encoder is left alone.
+    """
+    seen: list[tuple[Watched, Tensor]] = []
+    here = get_ident()
 
-    if part.before:
-        handle = part.module.register_forward_pre_hook(lambda _, args: (leaf(args[0]), *args[1:]))
-    else:
-        handle = part.module.register_forward_hook(lambda _module, _args, output: leaf(output))
-    try:
+    def leaf(part: Watched, values: Tensor) -> Tensor:
+        if get_ident() != here:
+            return values
+        seen.append((part, values.detach().requires_grad_()))
+        return seen[-1][1]
+
+    with ExitStack() as hooks:
+        for part in parts:
+            if part.before:
+                handle = part.module.register_forward_pre_hook(
+                    lambda _module, args, part=part: (leaf(part, args[0]), *args[1:])
+                )
+            else:
+                handle = part.module.register_forward_hook(
+                    lambda _module, _args, output, part=part: leaf(part, output)
+                )
+            hooks.callback(handle.remove)
         yield seen
-    finally:
-        handle.remove()
 
 
 @dataclass(frozen=True)
@@ -138,26 +152,28 @@ def look(
     """
     places = encoder.widths.places(layers)
     deepest = max(map(max, places))
-    part = watched(encoder, deepest)
-    with torch.enable_grad(), maps_of(part) as maps:
+    parts = watched(encoder, deepest)
+    with torch.enable_grad(), maps_of(parts) as maps:
         features = encoder.features(media.to(next(encoder.parameters())), deepest)
         total = log_probability([side_by_side(features, each) for each in places])
     if not maps:
         raise EPALMError(f"{type(encoder.network).__name__} gave no feature map to look at.")
-    gradients = torch.autograd.grad(total, maps, allow_unused=True)
-    products = [
-        (values.detach().float() * gradient.float()).sum(part.channels)
-        for values, gradient in zip(maps, gradients, strict=True)
-        if gradient is not None
-    ]
-    if not products:  # no feature that is read depends on the map
-        products = [torch.zeros_like(maps[-1].detach().float().sum(part.channels))]
-    relevance = part.layout(torch.stack(products).sum(0), media)
-    attention = None
-    if part.attends is not None:
-        with torch.no_grad():
-            attention = part.layout(part.attends(maps[-1].detach()), media).float().cpu()
-    return Looked(relevance.float().cpu(), attention)
+    gradients: Sequence[Tensor | None] = [None] * len(maps)
+    if total.requires_grad:
+        gradients = torch.autograd.grad(total, [values for _, values in maps], allow_unused=True)
+    relevance, attention = 0 * laid_out(*maps[0], media), None
+    for (part, values), gradient in zip(maps, gradients, strict=True):
+        if gradient is not None:  # else no feature that is read depends on it
+            relevance += laid_out(part, values.detach().float() * gradient.float(), media)
+        if part.attends is not None:
+            with torch.no_grad():
+                attention = part.layout(part.attends(values), media).float().cpu()
+    return Looked(relevance, attention)
+
+
+def laid_out(part: Watched, values: Tensor, media: Tensor) -> Tensor:
+    """Values of a feature map, summed over channels, as (F, h, w) on the CPU, in float32."""
+    return part.layout(values.detach().float().sum(part.channels), media).cpu()
 
 
 # ---------------------------------------------------------------- layouts

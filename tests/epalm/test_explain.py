@@ -1,13 +1,18 @@
 """Explanations are true: they are computed here a second time, the long way."""
 
+import threading
 from pathlib import Path
 
 import pytest
+import timm
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder as Network
 
+from epalm.encoders.timm_image import TimmImageEncoder
+from epalm.encoders.whisper import WhisperEncoder
 from epalm.explain.contributions import contributions, layers_of_tokens, words_of
-from epalm.explain.where import look
+from epalm.explain.where import look, maps_of, watched
 from epalm.scoring import token_log_probabilities
 from epalm.verify import Case
 from tests.helpers.tiny import INJECTIONS, LAYERS, VOCAB, WIDTH, injection, tiny_lm
@@ -113,3 +118,44 @@ def test_every_token_of_a_text_belongs_to_one_word():
     assert [word for word, _ in words] == tokenizer.decode(ids).split()
     assert [i for _, positions in words for i in positions] == list(range(len(ids)))
     assert words_of(tokenizer, [tokenizer.eos_token_id]) == []
+
+
+def test_a_map_of_the_stem_is_part_of_where_whisper_listened():
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
+    encoder = WhisperEncoder(Network(WhisperConfig(**sizes, max_source_positions=50)))
+    media = torch.full((1, 80, 100), -1.0)
+    media[:, :, 20:80] = torch.rand(80, 60)  # silence before and after
+    stem = len(encoder.widths) - 1
+    maps = [
+        look(encoder, media, layers, lambda features: sum(f.square().sum() for f in features)).relevance
+        for layers in ((0,), (stem,), (0, stem))
+    ]
+    assert [m.shape for m in maps] == [(1, 1, 100)] * 3
+    assert all(m.abs().max() > 0 for m in maps)
+    torch.testing.assert_close(maps[0] + maps[1], maps[2])
+    assert maps[2][0, 0, :20].abs().max() == maps[2][0, 0, 80:].abs().max() == 0
+
+
+def test_the_sum_of_a_convolutional_map_is_the_pooled_features_share():
+    torch.manual_seed(0)
+    encoder = TimmImageEncoder(timm.create_model("test_efficientnet", num_classes=0))
+    media, weights = torch.randn(1, 3, 64, 64), torch.randn(encoder.widths[-1])
+    [feature] = encoder(media, [-1])
+    found = look(encoder, media, [-1], lambda features: (features[0] * weights).sum()).relevance
+    assert found.shape == (1, 2, 2)
+    assert found.sum().item() == pytest.approx((feature * weights).sum().item(), rel=1e-4)
+    early = look(encoder, media, [0], lambda features: features[0].sum()).relevance
+    assert torch.count_nonzero(early) == 0  # nothing of the last map was read
+
+
+def test_another_threads_pass_is_left_alone_while_one_is_watched():
+    encoder = TimmImageEncoder(timm.create_model("test_efficientnet", num_classes=0))
+    media = torch.randn(1, 3, 64, 64)
+    with maps_of(watched(encoder, 4)) as seen:
+        thread = threading.Thread(target=encoder, args=(media, [-1]))
+        thread.start()
+        thread.join()
+        assert seen == []
+        encoder(media, [-1])
+        assert len(seen) == 1
