@@ -169,9 +169,9 @@ def media_tab(
                         0, MOST_TOKENS, value=0, step=1, label="Longest text, in tokens",
                         info="A token is a word or a part of one. 0 leaves it to the model.",
                     )  # fmt: skip
-                tab_inputs = [media, mode, question, model, beams, length]
-                explain_panel(handlers, modality, tab_inputs)
-                compare_panel(handlers, modality, tab_inputs)
+        tab_inputs = [media, mode, question, model, beams, length]
+        explain_panel(handlers, modality, tab_inputs)
+        compare_panel(handlers, modality, tab_inputs)
     built = MediaTab(
         modality, tab, media, mode, question, questions, describe, ask, beams, length, answer, status, again
     )

@@ -13,6 +13,7 @@ import soundfile
 from PIL import Image
 from playwright.sync_api import expect
 
+from epalm import Request
 from epalm.serving.running import RunningBatch
 from tests.demo.test_app import HALF, film
 
@@ -94,7 +95,7 @@ def test_the_camera_takes_a_picture_and_the_microphone_records(visit):
 def test_an_example_is_chosen_with_one_click_and_its_answer_says_how_sure_it_is(visit):
     visitor = visit()
     visitor.page.get_by_role("button", name="Example: cat").click()
-    visitor.page.locator(".tabitem:visible img[src*='cat.jpg']").first.wait_for()
+    visitor.page.get_by_label("Remove Image").wait_for()
     visitor.button("Describe it").click()
     assert visitor.answer()
     assert visitor.page.get_by_role("meter", name="How sure").get_attribute("aria-valuenow") == "73"
@@ -219,3 +220,24 @@ def test_the_page_fits_a_phone(visit, files):
         visitor.page.wait_for_timeout(ANIMATION)
         assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
     assert visitor.violations() == []
+
+
+def test_an_answer_is_explained_on_demand(visit, site, files):
+    visitor = visit()
+    visitor.give(files["Image"])
+    visitor.panel("See how it sees")
+    visitor.button("Explain the answer").click()
+    found = visitor.page.locator(".explanation:visible")
+    found.wait_for()
+    explanation = site.model.explain(Request(files["Image"]), 1)
+    assert found.locator("thead").first.locator("th").count() == 2 + len(explanation.words)
+    assert found.get_by_alt_text("Where the encoder looked").count() == 1
+    assert "What it says blind" in found.inner_text()
+    assert visitor.violations() == []
+
+
+def test_an_explanation_without_a_file_asks_for_one(visit):
+    visitor = visit()
+    visitor.panel("See how it sees")
+    visitor.button("Explain the answer").click()
+    visitor.page.get_by_text("There is no picture yet").wait_for()
