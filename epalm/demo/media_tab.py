@@ -137,7 +137,7 @@ def media_tab(
                     cache_examples=False,
                     label="Or try one of these",
                 )
-                gr.Markdown(words.credits, elem_classes="note")
+                gr.Markdown(f"{words.limit}\n\n{words.credits}", elem_classes="note")
             with gr.Column():
                 modes = [label for task, label in MODES.items() if task in tasks] or ["Caption"]
                 mode = gr.Radio(modes, value=modes[0], label="What should it do?", visible=len(modes) > 1)

@@ -11,7 +11,7 @@ from epalm.demo.models import Offer
 
 @dataclass(frozen=True)
 class Tab:
-    """The words for a modality, its example files, and questions to start with."""
+    """The words for a modality, its example files, first questions, and a limit that an example shows."""
 
     name: str
     noun: str
@@ -20,6 +20,7 @@ class Tab:
     examples: str
     credits: str
     questions: tuple[str, ...]
+    limit: str  # an example that comes out wrong, and why
 
 
 TABS = {
@@ -31,7 +32,9 @@ TABS = {
         examples="*.jpg",
         credits="Cat: Stéfan van der Walt, CC0 · coffee: Rachel Michetti, CC0 · person: NASA, public "
         "domain · rocket: SpaceX, public domain",
-        questions=("what is this?", "what kind of thing is it?", "is this a cat?"),
+        questions=("what is this?", "what kind of thing is this?", "what do you see?"),
+        limit="The person shows a limit: the starter's encoder tells a thousand kinds of things apart, and "
+        "people are none of them.",
     ),
     "video": Tab(
         name="Video",
@@ -42,6 +45,8 @@ TABS = {
         credits="City: Kivy, CC0 · earth: Gradio, Apache 2.0 · rabbit: © Blender Foundation, "
         "[bigbuckbunny.org](https://www.bigbuckbunny.org), CC BY 3.0",
         questions=("what is this?", "what happens?", "which way does it move?"),
+        limit="The rabbit shows a limit: it is drawn, and it stretches, while the starter learned from "
+        "photographs and from things that move as a whole.",
     ),
     "audio": Tab(
         name="Audio",
@@ -51,7 +56,8 @@ TABS = {
         examples="*.flac",
         credits="Drums: Snapper4298, CC0 · saxophone: Gradio, Apache 2.0 · till: Zott820, CC0 · voice: Marco "
         "Menardi and Paola Dal Zot, [voip.ammdomus.it](http://www.voip.ammdomus.it), CC BY-SA 3.0",
-        questions=("what do you hear?", "which instrument is it?", "who is speaking?"),
+        questions=("what do you hear?", "which instrument is this?", "who is speaking?"),
+        limit="The saxophone shows a limit: the starter often takes an instrument for another of its kind.",
     ),
 }
 
