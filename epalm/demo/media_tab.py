@@ -41,7 +41,9 @@ class MediaTab:
     length: gr.Slider
     answer: gr.Textbox
     status: gr.Markdown
-    again: gr.State  # counts replays; a change runs what the tab holds
+    again: gr.State  # the replay that was asked for; a change runs what the tab holds
+    running: gr.events.Dependency
+    result: gr.State  # the entry of the run's answer
 
     @property
     def replayed(self) -> list[Any]:
@@ -107,18 +109,8 @@ def questions_of(offer: Offer, modality: Modality) -> list[list[str]]:
     return [[question] for question in TABS[modality].questions] if "qa" in offer.tasks(modality) else []
 
 
-def media_tab(
-    handlers: Handlers,
-    modality: Modality,
-    model: gr.Dropdown,
-    remember: Callable[[gr.events.Dependency, gr.State], None],
-) -> MediaTab:
-    """Build the tab of a modality.
-
-    Args:
-        model: the page's choice of a model.
-        remember: puts the answer of a run, which a state holds, into the visit's history.
-    """
+def media_tab(handlers: Handlers, modality: Modality, model: gr.Dropdown) -> MediaTab:
+    """Build the tab of a modality; `model` is the page's choice of a model."""
     words = TABS[modality]
     offer = handlers.service.models.offer(None)
     tasks = offer.tasks(modality)
@@ -172,9 +164,6 @@ def media_tab(
         tab_inputs = [media, mode, question, model, beams, length]
         explain_panel(handlers, modality, tab_inputs)
         compare_panel(handlers, modality, tab_inputs)
-    built = MediaTab(
-        modality, tab, media, mode, question, questions, describe, ask, beams, length, answer, status, again
-    )
 
     def of_mode(chosen: str) -> list[dict]:
         asks = chosen == "Question"
@@ -214,7 +203,6 @@ def media_tab(
         api_visibility="private",
         **RUNS,
     )
-    remember(running, result)
     if preview is not None:
         gr.on(
             [media.change, mode.change, describe.click, ask.click, question.submit],
@@ -229,6 +217,10 @@ def media_tab(
             **PREVIEWS,
         )
     stop.click(lambda: "Stopped.", None, status, cancels=[running], queue=False, api_visibility="private")
+    built = MediaTab(
+        modality, tab, media, mode, question, questions, describe, ask, beams, length, answer, status, again,
+        running, result,
+    )  # fmt: skip
     endpoints(handlers, built, model, default)
     return built
 

@@ -33,18 +33,9 @@ def page(service: Service) -> gr.Blocks:
         loading = gr.HTML(elem_id="loading", visible=False)
         with gr.Accordion("About this model", open=False):
             card = gr.HTML(texts.card(models.offer(None)))
-        tabs_of: list[Any] = []
         with gr.Tabs() as chosen:
-            visit_tabs = tabs_of
-            later: list[Any] = []
-            for modality in models.modalities:
-                visit_tabs.append(
-                    media_tab(handlers, modality, model, lambda run, result: later.append((run, result)))
-                )
-        visit = Visit(handlers)
-        for running, result in later:
-            visit.remember(running, result)
-        visit.connect(tabs_of, chosen, model)
+            tabs = [media_tab(handlers, modality, model) for modality in models.modalities]
+        Visit(handlers).connect(tabs, chosen, model)
         explain_endpoint(handlers, model)
         with gr.Accordion("Use it from a program", open=False):
             gr.Markdown(snippets(models), elem_id="snippets")
@@ -74,11 +65,11 @@ def page(service: Service) -> gr.Blocks:
         def of_model(name: str) -> list[Any]:
             offer = models.offer(name)
             changed = [texts.card(offer), gr.update(active=True)]
-            return changed + [update for tab in tabs_of for update in tab_updates(offer, tab.modality)]
+            return changed + [update for tab in tabs for update in tab_updates(offer, tab.modality)]
 
         if len(names) > 1:
             model.change(
-                of_model, model, [card, timer, *(part for tab in tabs_of for part in tab.of_model)], **quiet
+                of_model, model, [card, timer, *(part for tab in tabs for part in tab.of_model)], **quiet
             )
     return blocks
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
 from epalm.demo import history
 from epalm.demo.handlers import Handlers
+from epalm.demo.media_tab import MediaTab
 
 # A file that the page makes itself: nothing of it lies on the server.
-DOWNLOAD = """(text, name, type) => {
+DOWNLOAD = """text => {
     const link = document.createElement('a');
     link.href = URL.createObjectURL(new Blob([text], {type: 'TYPE'}));
     link.download = 'NAME';
@@ -21,7 +22,7 @@ DOWNLOAD = """(text, name, type) => {
 
 
 class Visit:
-    """The panel; the tabs put their answers in with `remember`."""
+    """The panel, and what it does once it is connected to the tabs."""
 
     def __init__(self, handlers: Handlers):
         self.handlers = handlers
@@ -52,15 +53,15 @@ class Visit:
             made.then(None, text, None, js=save)
         self.delete = delete
 
-    def remember(self, running: gr.events.Dependency, result: gr.State) -> None:
-        """Put the result of a run into the history when it succeeds."""
+    def remember(self, tab: MediaTab) -> None:
+        """Put the answers of a tab into the history."""
 
         def add(entries: list[history.Entry], item: history.Entry | None) -> tuple[Any, ...]:
             return self._shown(self.handlers.remember(entries, item))
 
-        running.success(
+        tab.running.success(
             add,
-            [self.entries, result],
+            [self.entries, tab.result],
             [self.entries, self.gallery, self.empty],
             show_progress="hidden",
             api_visibility="private",
@@ -72,8 +73,10 @@ class Visit:
         pictures = [(item["thumbnail"], history.title(item)) for item in entries]
         return entries, gr.update(value=pictures, visible=bool(entries)), gr.update(visible=not entries)
 
-    def connect(self, tabs: list[Any], chosen: gr.Tabs, model: gr.Dropdown) -> None:
-        """Let a click on an entry ask it again in its tab, and let the visitor delete everything."""
+    def connect(self, tabs: Sequence[MediaTab], chosen: gr.Tabs, model: gr.Dropdown) -> None:
+        """Collect the answers of all tabs; let a click ask one again in its tab, and a button delete all."""
+        for tab in tabs:
+            self.remember(tab)
 
         def replay(entries: list[history.Entry], event: gr.SelectData) -> list[Any]:
             item = entries[event.index]
@@ -109,6 +112,3 @@ class Visit:
             api_name="delete_uploads",
             api_visibility="private",
         )
-
-
-Remember = Callable[[gr.events.Dependency, gr.State], None]
