@@ -221,7 +221,8 @@ def add_starter(commands: Any) -> None:
         "--data",
         type=Path,
         metavar="DIR",
-        help="folder with the public sets esc10, urbansound8k and instruments; what is missing is left out",
+        help="folder with the public sets flickr8k, photos800, esc10, urbansound8k and instruments; what is "
+        "missing is left out",
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all")
     parser.add_argument(

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from epalm.text import TaskText
 from train.starter.clips import batches as clip_batches
 from train.starter.clips.batches import ClipData
+from train.starter.clips.collect import MOTIONS
 from train.starter.distil import WIDE, ClassifierSampler
 from train.starter.examples import Thing
 from train.starter.probe import accuracy
@@ -55,15 +56,18 @@ def clips(tmp_path) -> ClipData:
             Thing(("a fox",), frozenset(["fox"]), "animal"),
             Thing(("a car",), frozenset(["car"]), None),
         ],
-        sampler=ClassifierSampler(torch.randn(2, 1280), torch.zeros(2), torch.rand(9, 1280)),
+        sampler=ClassifierSampler(torch.randn(1000, 1280), torch.zeros(1000), torch.rand(9, 1280)),
     )
     return ClipData(tmp_path, pictures)
 
 
 def test_three_tokens_carry_what_is_seen_and_two_what_changes(clips):
     features, examples = clips.held_out("caption")
-    assert [f.shape[1] for f in features] == list(clip_batches.WIDTHS) == [1280] * 3 + [175] * 2
-    torch.testing.assert_close(features[0][:, 0], (torch.tensor([4.0, 5.0]) - 1) / 2)
+    assert [f.shape[1] for f in features] == list(clip_batches.WIDTHS) == [1000 + 1280] * 3 + [175] * 2
+    torch.testing.assert_close(features[0][:, 1000], (torch.tensor([4.0, 5.0]) - 1) / 2)
+    torch.testing.assert_close(
+        features[0][:, :1000].sum(1), torch.full((2,), 20.0)
+    )  # probabilities, times 20
     assert examples == [(None, "a dog growing"), (None, "a cup moving up")]
 
 
@@ -89,6 +93,37 @@ def test_questions_are_about_the_thing_or_its_motion(clips):
     answers = Counter(answer for _, answer in asked)
     assert set(answers) == {"a dog", "an animal", "moving up", "up"}
     assert answers["a dog"] / 2000 == pytest.approx(0.45, abs=0.04)
+
+
+def test_photos_teach_what_people_wrote_about_them(clips, tmp_path):
+    dog = {"photo": "a.jpg", "camera": "pan", "captions": ["a dog runs"], "class": None, "split": "train"}
+    lines([dog, dog | {"captions": [], "class": 1}, dog | {"split": "test"}], tmp_path / "photo-clips.jsonl")
+    tensors = {"frames": torch.rand(3, 8, 1280).half(), "changes": torch.rand(3, 175)}
+    save_file(tensors, tmp_path / "photo-clips.safetensors")
+    data, rng = ClipData(tmp_path, clips.pictures), random.Random(0)
+    assert (data.scenes, data.classes) == ([6], [7])
+    assert data.shown(6, "caption", rng) == (None, "a dog runs")
+    assert data.shown(7, "caption", rng) == (None, "a car")
+    text = TaskText(clip_batches.CAPTION, AutoTokenizer.from_pretrained(TOY))
+    assert len(data.batches(text, 20, WIDE)(0)) == 20
+
+
+def test_a_question_about_a_clip_never_asks_for_a_picture():
+    question, answer = clip_batches.of_video(("is there a dog in the picture?", "yes"))
+    assert (question, answer) == ("is there a dog in the video?", "yes")
+    assert clip_batches.of_video((None, "a dog")) == (None, "a dog")
+
+
+@pytest.mark.parametrize("motion", ["moving up", "standing still"])
+def test_yes_is_said_of_what_a_thing_does_alone(motion):
+    rng = random.Random(0)
+    for _ in range(300):
+        question, answer = clip_batches.yes_or_no(motion, rng)
+        if question in clip_batches.MOVES:
+            assert answer == ("no" if motion == "standing still" else "yes")
+        else:
+            told = any(phrase in question for phrase in MOTIONS[motion].phrases)
+            assert answer == ("yes" if told else "no")
 
 
 # Sounds

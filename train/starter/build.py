@@ -147,6 +147,8 @@ def prepare(work: Path, public: Path | None = None) -> dict[str, Data]:
         write_clips(work)
     if not (work / "clips.safetensors").exists():
         clip_features.encode_clips(work)
+    if not (work / "photo-clips.jsonl").exists():
+        clip_features.encode_photo_clips(work, public)
     if not (work / "sounds.jsonl").exists():
         write_sounds(work, public)
     if not (work / "sounds.safetensors").exists():

@@ -144,8 +144,7 @@ def clip_quizzes(data: ClipData) -> list[Quiz]:
     """Captions of and questions about the test clips; a swapped clip differs in thing and motion."""
     rng = random.Random(0)
     rows = [data.rows[i] for i in data.test]
-    raw = (data.seen[data.test], data.changes[data.test])
-    features = [raw[layer] for layer in clip_batches.LAYERS]
+    features = data.raw(data.frames[data.test], data.changes[data.test])
     swapped = [
         rng.choice(
             [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from epalm.config import GenerationConfig, TaskConfig
+from epalm.config import FeatureLayer, GenerationConfig, TaskConfig
 from train.settings import Data, Model, Optim, Settings
 from train.starter import examples
 from train.starter.clips import batches as clips
@@ -60,7 +60,7 @@ class Plan:
         return f"{self.task.modality}-{self.task.name}"
 
 
-def shape(encoder: str, layers: tuple[int, ...], prompt: str, prompt_length: int) -> Model:
+def shape(encoder: str, layers: tuple[FeatureLayer, ...], prompt: str, prompt_length: int) -> Model:
     """An adapter for the starter's LM whose soft prompt starts as a sentence of so many tokens."""
     return Model(
         LM,
@@ -137,12 +137,12 @@ PLANS = (
         starts_from="caption-wide",
     ),
     Plan(
-        (1280, 175),
+        (1280, 175, 1000),
         (stage("video-caption", clips.CAPTION, CLIP_CAPTION, WIDE, 350, 40, 2e-3, 2e-3),),
         starts_from="caption-wide",
     ),
     Plan(
-        (1280, 175),
+        (1280, 175, 1000),
         (stage("video-qa", clips.QA, CLIP_QA, WIDE, 250, 40, 1e-3, 2e-3),),
         starts_from="video-caption",
     ),

@@ -26,8 +26,9 @@ def accuracy(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, ridge: 
 
 def motion_lines(data: ClipData) -> list[str]:
     """A table: how often the kind of motion of a held-out clip is read off each kind of feature."""
-    names = sorted({row["motion"] for row in data.rows})
-    motion = torch.tensor([names.index(row["motion"]) for row in data.rows])
+    motions = [row["motion"] for row in data.rows if "motion" in row]  # photos' clips follow
+    names = sorted(set(motions))
+    motion = torch.tensor([names.index(name) for name in motions])
     kinds = {
         "five frames in order, a token each (6400 numbers)": data.frames[:, [0, 2, 4, 5, 7]]
         .flatten(1)
