@@ -56,7 +56,7 @@ class StarterData:
         rng, picked = random.Random(0), held_out(self)
         pool = [self.things[i] for i in self.train]
         things = [self.things[i] for i in picked]
-        examples = [
+        examples: list[Example] = [
             (None, thing.names[0]) if task == "caption" else question_about(thing, pool, rng)
             for thing in things
         ]

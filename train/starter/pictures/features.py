@@ -8,12 +8,14 @@ Tensors of the file (N pictures in the manifest's order, V = 1 + views; view 0 i
 
 import random
 from pathlib import Path
+from typing import cast
 
 import torch
 from PIL import Image, ImageEnhance, ImageFilter
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from epalm.encoders.base import Encoder
 from epalm.encoders.load import load_encoder
 from epalm.files import read_json_lines
 from epalm.hub.wheels import backbone_dir
@@ -51,7 +53,7 @@ def random_background(size: tuple[int, int], photos: list[Path], rng: random.Ran
 
 def augmented(picture: Image.Image, photos: list[Path], rng: random.Random) -> Image.Image:
     """One random view of a picture: background, frame, crop, flip, rotation, colour."""
-    see_through = picture.getchannel("A").getextrema()[0] < 128
+    see_through = cast(int, picture.getchannel("A").getextrema()[0]) < 128
     angle = rng.uniform(-15, 15) if rng.random() < 0.4 else 0
     if see_through:
         if angle:
@@ -85,9 +87,7 @@ def augmented(picture: Image.Image, photos: list[Path], rng: random.Random) -> I
 
 
 @torch.no_grad()
-def encode(
-    paths: list[Path], view: int, photos: list[Path], encoder: torch.nn.Module, seed: int
-) -> list[Tensor]:
+def encode(paths: list[Path], view: int, photos: list[Path], encoder: Encoder, seed: int) -> list[Tensor]:
     """Features of one view of every picture: per layer (N, width) float16. View 0 is the picture on white."""
     recipe, layers, batches = RECIPES["image"]["starter"], range(encoder.widths.layers), []
     for start in range(0, len(paths), 32):
@@ -110,7 +110,8 @@ def encode_pictures(work: Path, views: int = 6, seed: int = 0) -> None:
         for path, row in zip(paths, rows, strict=True)
         if row["is_photo"] and row["category"] == "building"
     ]
-    encoder = load_encoder(ENCODER, progress=print).to(memory_format=torch.channels_last)
+    encoder = load_encoder(ENCODER, progress=print)
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     classifier = load_file(backbone_dir(ENCODER) / "model.safetensors")
 
     encoded: list[list[Tensor]] = []

@@ -140,11 +140,12 @@ class SoundData:
         if task == "caption":
             if len(rows) == 1:
                 return None, questions.caption(rows[0], rng)
-            return None, (questions.together if self.mixed[view] else questions.in_turn)(*rows, rng)
+            said = questions.together if self.mixed[view] else questions.in_turn
+            return None, said(rows[0], rows[1], rng)
         if rng.random() < questions.YES_NO:
             asked = questions.yes_or_no(rows, self.false[rows[0]["split"]], rng)
             if asked is not None:
                 return asked
         if len(rows) == 1:
             return questions.about_one(rows[0], rng)
-        return questions.about_two(*rows, self.mixed[view], rng)
+        return questions.about_two(rows[0], rows[1], self.mixed[view], rng)

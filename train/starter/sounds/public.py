@@ -86,7 +86,7 @@ def public_sounds(folder: Path | None) -> list[Sound]:
     Raises:
         EPALMError: a set's folder holds something else.
     """
-    sounds = []
+    sounds: list[Sound] = []
     for name, read in SETS.items():
         if folder is None or not (folder / name).is_dir():
             print(f"{name}: no folder of this name, so the starter learns nothing from it", flush=True)
