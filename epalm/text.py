@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,6 +14,9 @@ from epalm.config import TaskConfig
 from epalm.errors import EPALMError
 
 MAX_QUESTION = 1000  # characters
+
+# Stands in texts where they are cut before they become ids, so that what a person wrote has no control token.
+CUT = "\ufdd0"  # a code point that is no character
 
 
 class TaskText:
@@ -56,15 +61,40 @@ class TaskText:
             raise EPALMError(
                 f"The question has {len(question)} characters; please ask in at most {MAX_QUESTION}."
             )
-        return self.task.input.replace("{question}", question)
+        return self.task.input.replace("{question}", self.plain(question))
 
     def training_text(self, question: str | None, answer: str) -> tuple[str, str]:
         """(input, output) of a training example; the output ends with the LM's end token."""
-        return self.input(question), self.task.output.replace("{text}", answer) + self.tokenizer.eos_token
+        output = self.task.output.replace("{text}", self.plain(answer))
+        return self.input(question), output + self.tokenizer.eos_token
+
+    @cached_property
+    def controls(self) -> list[str]:
+        """Names of the tokenizer's control tokens; asked for when all adapters have added theirs."""
+        return control_tokens(self.tokenizer)
+
+    def plain(self, text: str) -> str:
+        """What a person wrote, cut within the names of control tokens: `<|endoftext|>` stays a text.
+
+        Text that names none is returned as it is, and so gets the same ids as ever.
+        """
+        text = text.replace(CUT, "")
+        names = "|".join(map(re.escape, self.controls))
+        while names and (found := re.search(names, text)):
+            text = f"{text[: found.start() + 1]}{CUT}{text[found.start() + 1 :]}"
+        # Some tokenizers also recognise other spellings, such as full-width ones.
+        forbidden = {self.tokenizer.convert_tokens_to_ids(name) for name in self.controls}
+        forbidden.discard(self.tokenizer.unk_token_id)
+        pieces = self.tokenizer(text.split(CUT), add_special_tokens=False)["input_ids"]
+        return CUT.join(text.replace(CUT, "")) if any(forbidden.intersection(ids) for ids in pieces) else text
 
     def ids(self, text: str) -> list[int]:
         """Token ids, with the start token if the LM's tokenizer puts one."""
-        return self.tokenizer(text)["input_ids"]
+        first, *rest = text.split(CUT)
+        ids = self.tokenizer(first)["input_ids"]
+        for piece in rest:
+            ids = ids + self.tokenizer(piece, add_special_tokens=False)["input_ids"]
+        return ids
 
     def answer(self, ids: Sequence[int]) -> str:
         """Generated ids -> text up to the end token, stripped.
@@ -74,6 +104,19 @@ class TaskText:
         end = next((i for i, token in enumerate(ids) if token in self.stops), len(ids))
         text = str(self.tokenizer.decode(list(ids[:end]), skip_special_tokens=True))
         return self.tokenizer.clean_up_tokenization(text).strip()
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Names of the tokens that are no text: special ones, and added ones that look like `<tool_call>`.
+
+    Added tokens may also be words or white space. The longest name comes first.
+    """
+    names = {*tokenizer.all_special_tokens}
+    for token in tokenizer.added_tokens_decoder.values():
+        name = token.content.strip()
+        if token.special or (len(name) > 2 and name[0] + name[-1] in ("<>", "[]")):
+            names.add(token.content)
+    return sorted((name for name in names if len(name) > 1), key=lambda name: (-len(name), name))
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -14,14 +14,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from epalm.cli.results import Results
 from epalm.errors import EPALMError
-from epalm.media.container import modality_of
+from epalm.media.container import MediaSource, Modality, whole
+from epalm.media.reader import HERE, Reader
 from epalm.model import EPALM, Request
 from epalm.scoring import Answer
 
@@ -31,10 +32,22 @@ CLEAR = "\r\x1b[K"  # go to the start of the terminal's line and empty it
 
 @dataclass(frozen=True)
 class File:
-    """A file to describe; `named` if the user named it, rather than a folder that it is in."""
+    """A file to describe; `named` if the user named it, rather than a folder that it is in.
+
+    `content` is what came through a pipe, which can be read only once.
+    """
 
     path: str
     named: bool
+    content: bytes | None = None
+
+    @property
+    def source(self) -> MediaSource:
+        return self.path if self.content is None else self.content
+
+    def problem(self, error: EPALMError) -> EPALMError:
+        """The error of reading the file, with its path where the reader only saw its content."""
+        return error if self.content is None else EPALMError(f"{self.path}: {error}")
 
 
 def find_files(paths: Sequence[str], results: Path | None = None) -> tuple[list[File], list[str]]:
@@ -72,14 +85,14 @@ def is_input(path: str, results: Path | None) -> bool:
     return not (results.exists() and os.path.samefile(path, results))
 
 
-def recognise(file: File) -> Literal["image", "video", "audio"] | None:
+def recognise(file: File, reader: Reader = HERE) -> Modality | None:
     """What a file is; None if it is no media and only lies in a folder with some.
 
     Raises:
         EPALMError: no media that can be read, although the user named it or its name ends like one of them.
     """
     try:
-        return modality_of(file.path)
+        return reader.modality_of(file.source)
     except EPALMError:
         kind = NAMES.guess_type(file.path)[0] or ""
         if file.named or (kind.startswith(("image/", "video/", "audio/")) and not kind.endswith("+xml")):
@@ -95,6 +108,7 @@ class Run:
         results: gets a row per file, if it is not None.
         show: told each result: file, adapter, task, text, log_probability, confidence, seconds.
         say: told in one sentence what was wrong with a file.
+        reader: finds out what the files are.
     """
 
     def __init__(
@@ -104,6 +118,7 @@ class Run:
         progress: Progress,
         show: Callable[[dict[str, Any]], None],
         say: Callable[[str], None],
+        reader: Reader = HERE,
     ):
         self.question = question
         self.task = "caption" if question is None else "qa"
@@ -111,6 +126,7 @@ class Run:
         self.progress = progress
         self.show = show
         self.say = say
+        self.reader = reader
         self.described = 0
         self.refused = 0
         self.passed_over: Counter[str] = Counter()  # why -> how many files that only lay in a folder
@@ -119,9 +135,11 @@ class Run:
         """The files that can be described, each with its modality."""
         for file in files:
             try:
-                modality = recognise(file)
+                if isinstance(content := whole(file.path), bytes):
+                    file = replace(file, content=content)
+                modality = recognise(file, self.reader)
             except EPALMError as error:
-                self._refuse(file.path, error)
+                self._refuse(file.path, file.problem(error))
                 continue
             if modality is None:
                 self._pass_over("they are no pictures, videos or sounds.")
@@ -140,15 +158,15 @@ class Run:
         requests = self._requests(model, media)
         while batch := list(itertools.islice(requests, size)):
             started = time.perf_counter()
-            answers = generate(model, batch, beams, max_new_tokens)
+            answers = generate(model, [request for _, request in batch], beams, max_new_tokens)
             seconds = round((time.perf_counter() - started) / len(batch), 3)
-            for request, answer in zip(batch, answers, strict=True):
+            for (file, request), answer in zip(batch, answers, strict=True):
                 if isinstance(answer, EPALMError):
-                    self._refuse(str(request.media), answer)
+                    self._refuse(file.path, file.problem(answer))
                 else:
-                    self._hand_out(str(request.media), str(request.adapter), answer, seconds)
+                    self._hand_out(file.path, str(request.adapter), answer, seconds)
 
-    def _requests(self, model: EPALM, media: Iterable[tuple[File, str]]) -> Iterator[Request]:
+    def _requests(self, model: EPALM, media: Iterable[tuple[File, str]]) -> Iterator[tuple[File, Request]]:
         """The files that this model has an adapter for."""
         for file, modality in media:
             try:
@@ -159,7 +177,7 @@ class Run:
                 else:
                     self._pass_over(str(error))
                 continue
-            yield Request(file.path, self.question, adapter)
+            yield file, Request(file.source, self.question, adapter)
 
     def _hand_out(self, path: str, adapter: str, answer: Answer, seconds: float) -> None:
         sure = None if answer.confidence is None else round(answer.confidence, 3)

@@ -18,7 +18,10 @@ from epalm.cli.terminal import OK, REFUSED, say
 from epalm.errors import EPALMError
 from epalm.hub.licences import licences_of_configs
 from epalm.hub.zoo import ZOO, licence_notice
+from epalm.media.reader import ReadingProcess
 from epalm.model import EPALM
+
+FILE_SECONDS = 600.0  # that reading one file may take
 
 
 def run_caption(args: argparse.Namespace) -> int:
@@ -64,11 +67,13 @@ def describe(args: argparse.Namespace, question: str | None) -> int:
             todo = list({os.path.normpath(file.path): file for file in todo}.values())  # one row for each
         if kept:
             say(f"{args.out} has {kept} of {len(files)} files already.")
-        with Progress(len(todo)) as progress:
-            run = Run(question, results, progress, show, say=lambda problem: say(f"epalm: {problem}"))
+        # A file that makes its decoder crash or hang does not end the run.
+        with Progress(len(todo)) as progress, ReadingProcess(FILE_SECONDS) as reader:
+            run = Run(question, results, progress, show, lambda problem: say(f"epalm: {problem}"), reader)
             media = run.media(todo)
             if first := next(media, None):  # the model is loaded when there is something for it
                 model = load_model(args, share.device())
+                model.reader = reader
                 for adapted in model.adapted.values():
                     if adapted.text.task.name == task:
                         adapted.text.input(question)  # refuses a bad question once, not once per file

@@ -23,11 +23,13 @@ TURNS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 MAX_TEXT = 1 << 18  # bytes of such a text
 
 MISSING = 0.1  # share of a picture that may be missing at its end
-MISSING_BYTES = 64  # or so few bytes, which are a larger share of a tiny picture
+MISSING_BLOCKS = 4  # or so few blocks of pixels, which are a larger share of a tiny picture
+TINY = 4096  # bytes of a file of which a few are a whole pass of a progressive picture
 SMALL_CHANGE = 8  # of 255: pixels that differ by less are the same
 BLOCK = 16  # pixels per side of what a JPEG encodes at once
 
 END_OF_IMAGE = b"\xff\xd9"
+START_OF_FRAME = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 START_OF_SCAN, PROGRESSIVE = 0xDA, 0xC2
 WITHOUT_LENGTH = (0x01, *range(0xD0, 0xDA))  # markers
 
@@ -106,45 +108,43 @@ def small(compressed: bytes) -> bool:
 def complete_jpeg(content: bytes, decoded: Callable[[bytes], Image.Image]) -> Image.Image | None:
     """A JPEG without its end, as a picture whose last pixels are made up; None if too much is missing.
 
-    How much is missing shows where two different endings first make a difference.
+    How much is missing shows where two different endings make a difference.
 
     Args:
         decoded: opens the bytes of a whole file; raises if they are none.
     """
     content = content.rstrip(b"\xff")
-    if content.endswith(END_OF_IMAGE) or not last_details(content):
+    parts, end = segments(content)
+    if content.endswith(END_OF_IMAGE) or not last_details(parts, tiny=len(content) < TINY):
         return None
     noise = random.Random(0).choices(range(1, 255), k=4096)
     try:
-        plain, other = (decoded(content + end + END_OF_IMAGE) for end in (b"", bytes(noise)))
+        plain, other = (decoded(content[:end] + ending + END_OF_IMAGE) for ending in (b"", bytes(noise)))
     except Exception:  # damaged in other places, too
         return None
     difference = np.abs(np.asarray(plain).astype(np.int16) - np.asarray(other)).max(-1) > SMALL_CHANGE
     rows, columns = (-(-side // BLOCK) for side in difference.shape)
     padded = np.zeros((rows * BLOCK, columns * BLOCK), bool)
     padded[: difference.shape[0], : difference.shape[1]] = difference
-    blocks = padded.reshape(rows, BLOCK, columns, BLOCK).any((1, 3)).flatten()
-    good = int(blocks.argmax()) if blocks.any() else len(blocks)
-    missing = 1 - good / len(blocks)
-    few = len(content) * missing <= MISSING_BYTES
-    return plain if missing <= MISSING or few else None
+    made_up = padded.reshape(rows, BLOCK, columns, BLOCK).any((1, 3))  # (rows, columns)
+    return plain if made_up.sum() <= max(MISSING * made_up.size, MISSING_BLOCKS) else None
 
 
-def last_details(content: bytes) -> bool:
+def last_details(parts: list[tuple[int, bytes]], tiny: bool) -> bool:
     """Whether a JPEG goes as far as its finest details: a progressive one brings them in its last passes.
 
-    Of every coefficient of every colour, at most the last bit may be missing.
+    Of a tiny one, a few bytes may be a whole pass: there the last bit of the coefficients may be missing.
     """
     progressive = False
     components: list[int] = []
     reached: dict[int, set[int]] = {}  # component -> coefficients
-    for marker, body in segments(content):
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(body) >= 6:
+    for marker, body in parts:
+        if marker in START_OF_FRAME and len(body) >= 6:
             progressive = marker == PROGRESSIVE
             components = [body[6 + 3 * i] for i in range(body[5]) if 6 + 3 * i < len(body)]
         elif marker == START_OF_SCAN and body and len(body) >= 4 + 2 * body[0]:
             first, last, bits = body[1 + 2 * body[0] : 4 + 2 * body[0]]
-            if bits & 15 <= 1:
+            if bits & 15 <= tiny:
                 for i in range(body[0]):
                     reached.setdefault(body[1 + 2 * i], set()).update(range(first, last + 1))
     if not progressive:
@@ -152,16 +152,18 @@ def last_details(content: bytes) -> bool:
     return all(reached.get(component, set()) >= set(range(64)) for component in components)
 
 
-def segments(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and content of every segment of a JPEG that has not been cut off."""
+def segments(content: bytes) -> tuple[list[tuple[int, bytes]], int]:
+    """Marker and content of every segment of a JPEG, and where one begins that is cut off, or the end."""
+    parts: list[tuple[int, bytes]] = []
     place = 2
-    while 0 <= (place := content.find(b"\xff", place)) < len(content) - 3:
-        marker = content[place + 1]
+    while (place := content.find(b"\xff", place)) >= 0:
+        marker = content[place + 1] if place + 1 < len(content) else 0xFF
         if marker in (0, 0xFF) or marker in WITHOUT_LENGTH:
             place += 1 if marker == 0xFF else 2
             continue
-        length = int.from_bytes(content[place + 2 : place + 4])
+        length = max(2, int.from_bytes(content[place + 2 : place + 4]))
         if place + 2 + length > len(content):
-            return
-        yield marker, content[place + 4 : place + 2 + length]
-        place += 2 + max(2, length)
+            return parts, place
+        parts.append((marker, content[place + 4 : place + 2 + length]))
+        place += 2 + length
+    return parts, len(content)

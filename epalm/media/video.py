@@ -47,7 +47,7 @@ RESTART = 0.5
 
 # Frames whose shorter side is at least twice this are reduced by a whole factor: 16 frames of 4K fill 400 MB.
 ENOUGH_PIXELS = 768
-MAX_AREA = 4_000_000  # pixels of a frame that is kept, for very wide ones
+MAX_AREA = 6_000_000  # pixels of a frame that is kept, for very wide ones
 MAX_PIXELS = 89_478_485  # of a frame, as for pictures
 
 
@@ -239,14 +239,17 @@ def look_through(file: BinaryIO, name: str) -> Survey:
 
 
 def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
-    """The packets that hold frames, as far as the file can be read."""
+    """The packets that hold frames, as far as the file can be read.
+
+    A transport stream calls packets damaged where it was joined, which they are not.
+    """
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets)
         except (StopIteration, FFmpegError):  # the latter where the file breaks off
             return
-        if packet.size and not packet.is_corrupt:
+        if packet.size and not (packet.is_corrupt and container.format.name != "mpegts"):
             yield packet
 
 
@@ -389,5 +392,5 @@ def upright(frame: VideoFrame, width: int, height: int) -> np.ndarray:
 def reduce(pixels: np.ndarray) -> np.ndarray:
     """Average whole blocks of pixels of very large frames."""
     height, width, _ = pixels.shape
-    factor = max(min(height, width) // ENOUGH_PIXELS, math.isqrt(height * width // MAX_AREA))
+    factor = max(min(height, width) // ENOUGH_PIXELS, math.ceil(math.sqrt(height * width / MAX_AREA)))
     return np.asarray(Image.fromarray(pixels).reduce(factor)) if factor > 1 else pixels

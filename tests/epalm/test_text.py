@@ -73,6 +73,24 @@ def test_training_text_puts_the_end_token_behind_the_answer(caption):
     assert caption.training_text(None, "a dog") == ("", "a dog</s>")
 
 
+@pytest.mark.parametrize("name", ["</s>", "<pad>", "</a>", "<tool_call>", "[END]"])
+def test_control_tokens_in_what_a_person_wrote_are_text(qa, name):
+    qa.tokenizer.add_tokens(["<tool_call>", "[END]"])  # as some tokenizers have them: not marked as special
+    control = qa.tokenizer.convert_tokens_to_ids(name)
+    ids = qa.ids(qa.input(f"what is {name} here"))
+    assert control not in ids[1:-1] and ids[-1] == 338  # the template's own answer token stays one
+    assert qa.tokenizer.decode(ids[1:-1]).replace(" ", "") == f"whatis{name}here?"
+    before, after = qa.training_text("what?", f"a {name}{name} dog")
+    assert control not in qa.ids(after)[1:-1] and qa.ids(after)[-1] == 2
+    assert qa.ids(before + after) == qa.ids(before) + qa.ids(after)[1:]
+
+
+def test_added_words_and_white_space_are_no_control_tokens(qa):
+    qa.tokenizer.add_tokens(["sofa", "    "])
+    assert qa.controls == [name for name in qa.controls if name not in ("sofa", "    ")]
+    assert qa.plain("a red sofa") == "a red sofa"
+
+
 @pytest.mark.parametrize("question", [None, "", "  \n "])
 def test_an_empty_question_is_refused(qa, question):
     with pytest.raises(EPALMError, match="question is empty"):
