@@ -192,7 +192,8 @@ def sound_quizzes(data: SoundData) -> list[Quiz]:
     rest = of(data.test, lambda row: row["category"] not in ("instrument", "voice"))
     ask("… of those, neither instrument nor voice", "caption", rest, None, right(rest))
     for source in SETS:
-        if views := of(data.test, lambda row, source=source: row["source"] == source):
+        origins = zip(data.test, told(data.test, "source"), strict=True)
+        if views := [view for view, origin in origins if origin == source]:
             ask(f"… of those, {source}", "caption", views, None, right(views))
     ask("what do you hear?", "qa", data.test, questions.WHAT, right(data.test))
     kinds = [[_bare(questions.kind_phrase(kind))] for kind in told(data.test, "category")]
@@ -223,7 +224,7 @@ def photo_rows(model: EPALM, data: StarterData, folder: Path) -> list[dict]:
     """
     rows = read_json_lines(folder / "photos.jsonl")
     recipe = model.recipes["image-caption"]
-    encoder = model.encoders[model.adapters["image-caption"].config.encoder.id]
+    encoder = model.encoders[model.adapted["image-caption"].adapter.config.encoder.id]
     for row in rows:
         path = folder / row["path"]
         row["caption"] = model.caption(path)
