@@ -41,8 +41,7 @@ class MediaTab:
     length: gr.Slider
     answer: gr.Textbox
     status: gr.Markdown
-    again: gr.State  # the replay that was asked for; a change runs what the tab holds
-    running: gr.events.Dependency
+    runs: tuple[gr.events.Dependency, ...]
     result: gr.State  # the entry of the run's answer
 
     @property
@@ -56,7 +55,6 @@ class MediaTab:
             self.length,
             self.answer,
             self.status,
-            self.again,
         ]
 
     @property
@@ -109,15 +107,20 @@ def questions_of(offer: Offer, modality: Modality) -> list[list[str]]:
     return [[question] for question in TABS[modality].questions] if "qa" in offer.tasks(modality) else []
 
 
-def media_tab(handlers: Handlers, modality: Modality, model: gr.Dropdown) -> MediaTab:
-    """Build the tab of a modality; `model` is the page's choice of a model."""
+def media_tab(handlers: Handlers, modality: Modality, model: gr.Dropdown, again: gr.State) -> MediaTab:
+    """Build the tab of a modality.
+
+    Args:
+        model: the page's choice of a model.
+        again: (modality, number) of the last replay; when it changes, the tab of that modality runs.
+    """
     words = TABS[modality]
     offer = handlers.service.models.offer(None)
     tasks = offer.tasks(modality)
     captions = "caption" in tasks or not tasks
     default = next(iter(tasks.values())).generation.num_beams if tasks else 1
     with gr.Tab(words.name, id=modality, visible=bool(tasks)) as tab:
-        again, result = gr.State(0), gr.State(None)
+        result = gr.State(None)
         with gr.Row():
             with gr.Column():
                 media = player(modality)
@@ -170,7 +173,7 @@ def media_tab(handlers: Handlers, modality: Modality, model: gr.Dropdown) -> Med
         return [gr.update(visible=asks)] * 3 + [gr.update(visible=not asks)]
 
     def run(
-        media: Upload, mode: str, question: str, beams: int, length: int, model: str, request: gr.Request
+        media: Upload, mode: str, question: str, model: str, beams: int, length: int, request: gr.Request
     ) -> Iterator[tuple[str, str, str, history.Entry | None]]:
         asked = question if mode == "Question" else None
         task = "caption" if asked is None else "ask"
@@ -178,6 +181,21 @@ def media_tab(handlers: Handlers, modality: Modality, model: gr.Dropdown) -> Med
         endpoint = f"{task}_{modality}"
         for text, says, item in handlers.answers(endpoint, modality, media, asked, settings, request):
             yield text, says, texts.meter(item["confidence"] if item else None), item
+
+    def rerun(
+        replay: tuple[str, int],
+        media: Upload,
+        mode: str,
+        question: str,
+        model: str,
+        beams: int,
+        length: int,
+        request: gr.Request,
+    ) -> Iterator[tuple[Any, ...]]:
+        if replay[0] != modality:
+            yield gr.skip(), gr.skip(), gr.skip(), None
+            return
+        yield from run(media, mode, question, model, beams, length, request)
 
     def show(
         media: Upload, mode: str = modes[0], model: str | None = None, request: gr.Request | None = None
@@ -192,16 +210,16 @@ def media_tab(handlers: Handlers, modality: Modality, model: gr.Dropdown) -> Med
     questions.click(lambda sample: sample[0], questions, question, queue=False, api_visibility="private")
     # The library's preprocessing would open the file, and fail on one that is no image without a sentence.
     # Without it the file is still checked to be an upload, and the numbers are checked by the handler.
-    running = gr.on(
-        [describe.click, ask.click, question.submit, again.change],
-        run,
-        [media, mode, question, beams, length, model],
-        [answer, status, meter, result],
-        preprocess=False,
-        show_progress="minimal",
-        show_progress_on=answer,
-        api_visibility="private",
-        **RUNS,
+    shared: dict[str, Any] = {
+        "outputs": [answer, status, meter, result],
+        "preprocess": False,
+        "show_progress": "minimal",
+        "show_progress_on": answer,
+        "api_visibility": "private",
+    } | RUNS
+    runs = (
+        gr.on([describe.click, ask.click, question.submit], run, tab_inputs, **shared),
+        again.change(rerun, [again, *tab_inputs], **shared),
     )
     if preview is not None:
         gr.on(
@@ -216,10 +234,10 @@ def media_tab(handlers: Handlers, modality: Modality, model: gr.Dropdown) -> Med
             api_description=f"What the model perceives of a {words.noun}, and a sentence about it.",
             **PREVIEWS,
         )
-    stop.click(lambda: "Stopped.", None, status, cancels=[running], queue=False, api_visibility="private")
+    stop.click(lambda: "Stopped.", None, status, cancels=list(runs), queue=False, api_visibility="private")
     built = MediaTab(
-        modality, tab, media, mode, question, questions, describe, ask, beams, length, answer, status, again,
-        running, result,
+        modality, tab, media, mode, question, questions, describe, ask, beams, length, answer, status,
+        runs, result,
     )  # fmt: skip
     endpoints(handlers, built, model, default)
     return built

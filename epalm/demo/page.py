@@ -33,9 +33,10 @@ def page(service: Service) -> gr.Blocks:
         loading = gr.HTML(elem_id="loading", visible=False)
         with gr.Accordion("About this model", open=False):
             card = gr.HTML(texts.card(models.offer(None)))
+        again = gr.State(("", 0))
         with gr.Tabs() as chosen:
-            tabs = [media_tab(handlers, modality, model) for modality in models.modalities]
-        Visit(handlers).connect(tabs, chosen, model)
+            tabs = [media_tab(handlers, modality, model, again) for modality in models.modalities]
+        Visit(handlers).connect(tabs, chosen, model, again)
         explain_endpoint(handlers, model)
         with gr.Accordion("Use it from a program", open=False):
             gr.Markdown(snippets(models), elem_id="snippets")

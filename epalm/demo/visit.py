@@ -59,41 +59,42 @@ class Visit:
         def add(entries: list[history.Entry], item: history.Entry | None) -> tuple[Any, ...]:
             return self._shown(self.handlers.remember(entries, item))
 
-        tab.running.success(
-            add,
-            [self.entries, tab.result],
-            [self.entries, self.gallery, self.empty],
-            show_progress="hidden",
-            api_visibility="private",
-            concurrency_id="preview",
-            concurrency_limit=2,
-        )
+        for run in tab.runs:
+            run.success(
+                add,
+                [self.entries, tab.result],
+                [self.entries, self.gallery, self.empty],
+                show_progress="hidden",
+                api_visibility="private",
+                concurrency_id="preview",
+                concurrency_limit=2,
+            )
 
     def _shown(self, entries: list[history.Entry]) -> tuple[Any, ...]:
         pictures = [(item["thumbnail"], history.title(item)) for item in entries]
         return entries, gr.update(value=pictures, visible=bool(entries)), gr.update(visible=not entries)
 
-    def connect(self, tabs: Sequence[MediaTab], chosen: gr.Tabs, model: gr.Dropdown) -> None:
+    def connect(self, tabs: Sequence[MediaTab], chosen: gr.Tabs, model: gr.Dropdown, again: gr.State) -> None:
         """Collect the answers of all tabs; let a click ask one again in its tab, and a button delete all."""
         for tab in tabs:
             self.remember(tab)
 
-        def replay(entries: list[history.Entry], event: gr.SelectData) -> list[Any]:
+        def replay(entries: list[history.Entry], last: tuple[str, int], event: gr.SelectData) -> list[Any]:
             item = entries[event.index]
-            values = [gr.Tabs(selected=item["modality"]), item["model"]]
+            values = [gr.Tabs(selected=item["modality"]), item["model"], (item["modality"], last[1] + 1)]
             for tab in tabs:
                 if tab.modality != item["modality"]:
                     values += [gr.skip()] * len(tab.replayed)
                     continue
                 mode = "Caption" if item["question"] is None else "Question"
                 values += [item["path"], mode, item["question"] or ""]
-                values += [item["beams"], item["max_new_tokens"] or 0, item["answer"], "", item["time"]]
+                values += [item["beams"], item["max_new_tokens"] or 0, item["answer"], ""]
             return values
 
         self.gallery.select(
             replay,
-            self.entries,
-            [chosen, model, *(part for tab in tabs for part in tab.replayed)],
+            [self.entries, again],
+            [chosen, model, again, *(part for tab in tabs for part in tab.replayed)],
             show_progress="hidden",
             api_visibility="private",
         )

@@ -149,6 +149,7 @@ def test_the_answers_of_a_visit_are_shown_asked_again_downloaded_and_deleted(vis
     visitor.page.get_by_role("tab", name="Image", selected=True).wait_for()
     assert visitor.answer() == first
     entries.nth(2).wait_for()
+    assert visitor.page.get_by_test_id("toast-body").count() == 0  # the other tabs have nothing to ask
 
     visitor.button("Delete my files and answers").click()
     visitor.page.get_by_text("2 files are deleted.").wait_for()
