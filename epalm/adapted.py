@@ -1,6 +1,7 @@
 """The adapted language model: one frozen LM, one adapter, and the adapter's words. The model of the paper.
 
-features of the encoder -> connector -> perceptual tokens, injected into the frozen LM behind a soft prompt.
+features of the encoder -> connector -> perceptual tokens, injected into the frozen LM. The text follows a
+soft prompt.
 Training, evaluation, recorded runs and `EPALM` all run this forward pass.
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -29,7 +29,7 @@ class SoftPrompt(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, width)) if mlp else None
 
     def forward(self) -> Tensor:
-        """(P, E) rows to put in front of the text embeddings."""
+        """(P, E) rows that precede the text embeddings."""
         rows = self.embedding.weight
         return rows if self.mlp is None else self.mlp(rows)
 
@@ -103,20 +103,31 @@ class Adapter(nn.Module):
             raise EPALMError(f"{folder / WEIGHTS} is damaged ({error}); copy or download it again.") from None
         if MEAN.format(0) in state:
             adapter.mean_features = [torch.empty(width, device="meta") for width in config.encoder.widths]
-        expected = {k: tuple(v.shape) for k, v in adapter.state_dict().items()}
-        found = {k: tuple(v.shape) for k, v in state.items()}
-        for key in sorted(expected | found):
-            if expected.get(key) != found.get(key):
+        return adapter.filled(state, f"{folder}: {CONFIG} and {WEIGHTS}")
+
+    def filled(self, state: Mapping[str, Tensor], source: str, name: Callable[[str], str] = str) -> Adapter:
+        """This adapter with the tensors of `state`, for use.
+
+        Args:
+            source: where they are from, to begin a sentence.
+            name: what a tensor is called there.
+        Raises:
+            EPALMError: one is missing, unknown or of another shape; names the tensor and both shapes.
+        """
+        described = {key: tuple(value.shape) for key, value in self.state_dict().items()}
+        found = {key: tuple(value.shape) for key, value in state.items()}
+        for key in sorted(described.keys() | found.keys()):
+            ours, theirs = described.get(key, "nothing"), found.get(key, "nothing")
+            if ours != theirs:
                 raise EPALMError(
-                    f"{folder} does not fit together: {CONFIG} describes {key} as "
-                    f"{expected.get(key, 'absent')}, but {WEIGHTS} holds {found.get(key, 'nothing')}."
+                    f"{source} do not fit together: {name(key)} should be {ours}, but it is {theirs}."
                 )
-        adapter.load_state_dict(state, assign=True)
-        return adapter.eval()
+        self.load_state_dict(dict(state), assign=True)
+        return self.eval()
 
 
 def _linear(layer: nn.Linear, feature: Tensor) -> Tensor:
-    """Half precision halves an adapter's file, but 1280 products are not summed in it."""
+    """In float32 even where the weights are stored in float16: a sum of 1280 products in it loses digits."""
     dtype = torch.promote_types(layer.weight.dtype, torch.float32)
     weight, bias = layer.weight.to(dtype), layer.bias.to(dtype)
     return nn.functional.linear(feature.to(weight), weight, bias)

@@ -56,7 +56,7 @@ class InjectionConfig:
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """The soft prompt: `length` trained vectors in front of the text."""
+    """The soft prompt: `length` trained vectors before the text."""
 
     length: int
     mlp: bool  # re-parametrised by Linear, Tanh, Linear
@@ -68,8 +68,8 @@ class TaskConfig:
 
     name: Literal["caption", "qa"]
     modality: Literal["image", "video", "audio"]
-    input: str  # text in front of the answer; "{question}" is replaced
-    output: str = "{text}"  # how training texts write the answer behind the input
+    input: str  # text before the answer; "{question}" is replaced
+    output: str = "{text}"  # how training texts write the answer after the input
     answer_token: str | None = None  # extra special token that ends the question (the original's "</a>")
 
 

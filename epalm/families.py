@@ -42,7 +42,7 @@ class Family(Protocol):
 class OPT:
     """OPT, pre-norm and the post-norm 350m flavour.
 
-    Learned positions count the text alone, as if there were no prompt; prompt rows get none, and in the
+    Learned positions count only the text, as if there were no prompt; prompt rows get none, and in the
     350m flavour the prompt lives in the narrower embedding space and passes `project_in` with the text.
     """
 

@@ -1,4 +1,4 @@
-"""A generation as an iterator: tokens are read in one thread while another one makes them."""
+"""Generation as an iterator: one thread makes the tokens, another one reads them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class _TokenStream(BaseStreamer):
 
 
 class _Stop(StoppingCriteria):
-    """Ends a generation that nobody listens to any more."""
+    """Ends a generation whose reader has gone."""
 
     now = False
 

@@ -50,7 +50,7 @@ class Results:
                     self._remember(row)
 
     def _read(self, file: BinaryIO) -> None:
-        """Take in the rows that are there. A last line that was cut off by a kill is dropped."""
+        """Take in the rows that are there. A truncated last line is dropped."""
         file.seek(0)
         end = 0  # of the complete rows
         for number, line in enumerate(file, 1):

@@ -1,4 +1,4 @@
-"""Video through an image encoder: every frame is seen on its own, and what changes between frames beside it.
+"""Video through an image encoder: every frame is seen on its own, as well as what changes between frames.
 
 Media: (B, 3, T, H, W) float, as the adapter's video recipe makes it.
 """

@@ -46,7 +46,7 @@ def encoder_from_recorded(config: dict[str, Any], state: dict[str, Tensor]) -> E
         raise EPALMError(
             f"The weights do not make a {kind} encoder of the stated sizes ({reason})."
         ) from error
-    raise EPALMError(f"{kind!r} is no encoder type of a recorded case: it is vit, timesformer or ast.")
+    raise EPALMError(f"{kind!r} is not an encoder type of a recorded case: use vit, timesformer or ast.")
 
 
 def encoder_from_file(path: Path) -> Encoder:
@@ -57,7 +57,7 @@ def encoder_from_file(path: Path) -> Encoder:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's unpickler raises many types on bytes that are no pickle
+    except Exception as error:  # torch's unpickler raises many types on bytes that are not a pickle
         raise EPALMError(f"{path} is not a complete PyTorch weight file.") from error
     state = content.get("model_state", content) if isinstance(content, dict) else {}
     for kind, key in (("ast", "v.dist_token"), ("timesformer", "time_embed")):

@@ -52,7 +52,7 @@ class TimesformerEncoder(Encoder):
         features = []
         for layer in self.network.encoder.layer[: deepest + 1]:
             hidden = layer(hidden)[0]
-            # Keeping [CLS] alone, not every hidden state, saves 125 MB per 16-frame clip.
+            # Keeping only [CLS], not every hidden state, saves 125 MB per 16-frame clip.
             features.append(self.network.layernorm(hidden[:, 0]))  # (B, D)
         return features
 

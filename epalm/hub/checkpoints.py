@@ -36,7 +36,7 @@ def read_original(path: Path) -> dict[str, Tensor]:
     The file is a pickle, so only plain tensors and containers are accepted (`weights_only=True`).
 
     Raises:
-        EPALMError: the file is missing, damaged, holds other objects, or is no eP-ALM checkpoint.
+        EPALMError: the file is missing, damaged, holds other objects, or is not an eP-ALM checkpoint.
     """
     try:
         data: Any = torch.load(path, map_location="cpu", weights_only=True)
@@ -44,21 +44,15 @@ def read_original(path: Path) -> dict[str, Tensor]:
         raise EPALMError(f"There is no checkpoint at {path}.") from None
     except pickle.UnpicklingError:
         raise EPALMError(
-            f"{path} holds more than tensors and plain containers (or is no PyTorch checkpoint), "
+            f"{path} holds more than tensors and plain containers (or is not a PyTorch checkpoint), "
             "and such pickles are never executed; export its 'model' entry with torch.save."
         ) from None
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        KeyError,
-        IndexError,
-        ValueError,
-    ) as error:  # what damage leads to
+    # What damage leads to:
+    except (RuntimeError, EOFError, OSError, KeyError, IndexError, ValueError) as error:
         raise EPALMError(f"{path} cannot be read as a PyTorch checkpoint ({reason(error)}).") from None
     state = data.get("model") if isinstance(data, Mapping) else None
     if not isinstance(state, Mapping):
-        raise EPALMError(f"{path} has no 'model' entry, so it is no checkpoint of the original eP-ALM.")
+        raise EPALMError(f"{path} has no 'model' entry, so it is not a checkpoint of the original eP-ALM.")
     state = {k.removeprefix("module."): v for k, v in state.items()}
     kept = {RENAMED.get(k, k): v.float() for k, v in state.items() if k.startswith(("connector.", _PROMPT))}
     if not kept:
@@ -68,18 +62,8 @@ def read_original(path: Path) -> dict[str, Tensor]:
 
 def adapter_from_original(state: Mapping[str, Tensor], config: AdapterConfig, source: str) -> Adapter:
     """Build an adapter from renamed tensors; EPALMError naming both sides where a tensor does not fit."""
-    adapter = Adapter(config)
-    expected = adapter.state_dict()
-    for name in sorted(expected.keys() | state.keys()):
-        ours = tuple(expected[name].shape) if name in expected else "nothing"
-        theirs = tuple(state[name].shape) if name in state else "nothing"
-        if ours != theirs:
-            raise EPALMError(
-                f"{source} does not fit {config.lm.id} with {config.encoder.id}: "
-                f"{original_name(name)} should be {ours}, but the checkpoint holds {theirs}."
-            )
-    adapter.load_state_dict(dict(state))
-    return adapter.eval()
+    fitting = f"{source}, {config.lm.id} and {config.encoder.id}"
+    return Adapter(config).filled(state, fitting, original_name)
 
 
 def convert(checkpoint: Path, out: Path, preset: str) -> Adapter:

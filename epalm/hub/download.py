@@ -3,9 +3,9 @@
     from epalm.hub.download import download
     download("https://example.org/checkpoint_best.pth", Path("checkpoint_best.pth"), sha256="ed24…")
 
-While it grows, the file has a `.part` name beside its final one; an interrupted download leaves it there, and
-the next call asks the server only for the rest. The final name appears when the file is complete and its size
-and hash are right.
+While it grows, the file has a `.part` name next to its final one; an interrupted download leaves it there,
+and the next call asks the server only for the rest. The final name appears when the file is complete and its
+size and hash are right.
 """
 
 import hashlib
@@ -24,12 +24,13 @@ from filelock import FileLock, Timeout
 from epalm.errors import EPALMError
 from epalm.files import sha256_of
 
+TRIES = 3  # attempts in a row without a new byte
+PAUSE = 1.0  # seconds before the second attempt; doubled before each further one
 CHUNK = 1 << 20  # bytes per read, and between two calls of `progress`
 TIMEOUT = 30.0  # seconds without a byte before the connection counts as lost
 
-Progress = Callable[
-    [int, int | None], None
-]  # (bytes so far, bytes in all or None if the server does not say)
+# Told the bytes so far, and the bytes in all or None if the server does not say.
+Progress = Callable[[int, int | None], None]
 
 
 def download(
@@ -39,14 +40,11 @@ def download(
     size: int | None = None,
     sha256: str | None = None,
     progress: Progress | None = None,
-    tries: int = 3,
-    pause: float = 1.0,
 ) -> Path:
     """Fetch `url` to `path` and return `path`; a file that is already there and right is not fetched again.
 
-    `size` (bytes) and `sha256` (hex) are checked where given. After `tries` attempts in a row without a new
-    byte it gives up; the wait between them starts at `pause` seconds and doubles. Raises EPALMError, naming
-    the source, if the server refuses, cannot be reached, or sends a web page, a short file or another file.
+    `size` (bytes) and `sha256` (hex) are checked where given. Raises EPALMError, naming the source, if the
+    server refuses, cannot be reached, or sends a web page, a short file or another file.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +53,7 @@ def download(
                 return path
             # The source is part of the name: bytes of one server are never continued with those of another.
             part = path.with_name(f"{path.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part")
-            _fetch(url, part, size, progress, tries, pause)
+            _fetch(url, part, size, progress)
             _check(url, part, size, sha256)
             os.replace(part, path)
             return path
@@ -72,9 +70,7 @@ class _Lost(Exception):
     """The connection failed in a way that another attempt may mend; the message says how."""
 
 
-def _fetch(
-    url: str, part: Path, size: int | None, progress: Progress | None, tries: int, pause: float
-) -> None:
+def _fetch(url: str, part: Path, size: int | None, progress: Progress | None) -> None:
     failed = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
@@ -83,14 +79,14 @@ def _fetch(
         except _Lost as lost:
             reached = part.stat().st_size if part.exists() else 0
             failed = 1 if reached > before else failed + 1
-            if failed >= tries:
+            if failed >= TRIES:
                 advice = (
                     f"the {reached:,} bytes so far are kept, so try again later to resume"
                     if reached
                     else "check the network and try again"
                 )
                 raise EPALMError(f"{url} could not be downloaded ({lost}); {advice}.") from None
-            time.sleep(pause * 2 ** (failed - 1))
+            time.sleep(PAUSE * 2 ** (failed - 1))
 
 
 def _attempt(url: str, part: Path, size: int | None, progress: Progress | None) -> None:
@@ -165,7 +161,7 @@ def _check(url: str, part: Path, size: int | None, sha256: str | None) -> None:
     if size is not None and got != size:
         part.unlink()
         raise EPALMError(
-            f"{url} gave {got:,} bytes where {size:,} were expected: the file there is another one, so get "
+            f"{url} gave {got:,} bytes where {size:,} were expected: that is another file, so get "
             "the right one by hand and pass its path."
         )
     if sha256 is not None and (digest := sha256_of(part)) != sha256.lower():

@@ -38,7 +38,7 @@ def licences_of_configs(
 
 
 def backbone(id: str) -> str:
-    """The weights behind an encoder's id: one that looks at every frame of a video is an image encoder."""
+    """The weights that an encoder's id stands for: one that looks at every frame is an image encoder."""
     return id.removeprefix("frames/")
 
 

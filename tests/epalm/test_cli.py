@@ -95,7 +95,7 @@ def test_beams_and_length_reach_the_search(tiny_model_dir, picture, capsys):
         ["caption"],
         ["ask", "photo.jpg"],
         ["caption", "--beams", "0", "photo.jpg"],
-        ["caption", "--dtype", "int8", "photo.jpg"],
+        ["caption", "--dtype", "int4", "photo.jpg"],
         ["caption", "--device", "toaster", "photo.jpg"],
         ["frobnicate"],
     ],

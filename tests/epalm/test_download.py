@@ -66,7 +66,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server(monkeypatch) -> Iterator[Server]:
+    monkeypatch.setattr("epalm.hub.download.PAUSE", 0.0)
     with Server() as running:
         threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
         yield running
@@ -74,7 +75,7 @@ def server() -> Iterator[Server]:
 
 
 def fetch(url: str, path: Path, **kwargs) -> Path:
-    return download(url, path, pause=0.0, **kwargs)
+    return download(url, path, **kwargs)
 
 
 def parts(folder: Path) -> list[Path]:
@@ -111,9 +112,10 @@ def test_a_cut_connection_is_resumed_where_it_broke(server, tmp_path):
     assert path.read_bytes() == BODY
 
 
-def test_a_later_call_resumes_what_an_earlier_one_left(server, tmp_path):
+def test_a_later_call_resumes_what_an_earlier_one_left(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("epalm.hub.download.TRIES", 2)
     with pytest.raises(EPALMError) as error:
-        fetch(server.url("always-cut"), tmp_path / "a.pth", tries=2)
+        fetch(server.url("always-cut"), tmp_path / "a.pth")
     assert "after 400,000 of 1,024,000 bytes" in str(error.value)
     assert "400,000 bytes so far are kept" in str(error.value)
     [part] = parts(tmp_path)
