@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from epalm.adapted import AdaptedLM
 from epalm.adapter import CONFIG, Adapter
 from epalm.config import AdapterConfig
+from epalm.decoding import InjectedLM
 from epalm.files import write_json
 from epalm.hub.locate import STARTER
 from epalm.model import EPALM
@@ -55,6 +57,14 @@ class Data(Protocol):
 
     def held_out(self, task: str) -> tuple[list[Tensor], list[Example]]:
         """Standardised features of every token and the examples that belong to them."""
+
+
+@runtime_checkable
+class ClosedForm(Protocol):
+    """Media whose adapters start from linear maps that are computed, see `closed_form`."""
+
+    def start(self, adapter: Adapter, lm: InjectedLM, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Set the adapter's connectors."""
 
 
 def take_connectors(adapter: Adapter, folder: Path) -> None:
@@ -107,6 +117,8 @@ def train_adapter(plan: Plan, data: Data, work: Path, out: Path) -> int:
     adapter = new_adapter(plan.settings, config, lm, tokenizer)
     if plan.starts_from is not None:
         take_connectors(adapter, work / plan.starts_from / "last")
+    elif isinstance(data, ClosedForm):
+        data.start(adapter, lm, tokenizer)
     model = AdaptedLM(lm, adapter.to(lm.device), tokenizer)
     for stage in plan.stages:
         settings = dataclasses.replace(stage.settings, out=str(work / stage.name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from epalm.config import FeatureLayer, GenerationConfig, TaskConfig
 from train.settings import Data, Model, Optim, Settings
@@ -40,7 +40,8 @@ class Plan:
 
     Attributes:
         widths: of the encoder's layers.
-        starts_from: stage whose connectors it starts from: what features mean is learned there.
+        starts_from: stage whose connectors it starts from: what features mean is learned there. Without one,
+            media that know how start from a closed form.
     """
 
     widths: tuple[int, ...]
@@ -60,15 +61,22 @@ class Plan:
         return f"{self.task.modality}-{self.task.name}"
 
 
-def shape(encoder: str, layers: tuple[FeatureLayer, ...], prompt: str, prompt_length: int) -> Model:
-    """An adapter for the starter's LM whose soft prompt starts as a sentence of so many tokens."""
+def shape(
+    encoder: str,
+    layers: tuple[FeatureLayer, ...],
+    prompt: str,
+    prompt_length: int,
+    start: int = START,
+    end: int = END,
+) -> Model:
+    """An adapter for the starter's LM whose soft prompt starts as a text of so many tokens."""
     return Model(
         LM,
         encoder,
         "starter",
         layers,
-        START,
-        END,
+        start,
+        end,
         prompt_length=prompt_length,
         prompt_mlp=False,
         prompt_text=prompt,
@@ -85,6 +93,7 @@ def stage(
     lr: float,
     prompt_lr: float,
     warmup: int = 50,
+    decay: float = 0.05,
 ) -> Stage:
     """A stage in bfloat16. Its batches are drawn, not read from manifests; all of its steps are one epoch."""
     settings = Settings(
@@ -97,7 +106,7 @@ def stage(
             lr=lr,
             prompt_lr=prompt_lr,
             warmup=warmup / steps,
-            weight_decay=0.05,
+            weight_decay=decay,
             precision="bf16",
             seed=0,
             save_every=100,
@@ -114,14 +123,25 @@ PICTURE_CAPTION = shape(
 PICTURE_QA = shape(
     PICTURE_ENCODER, (-1,) * TOKENS, "Look at the photo and answer the question in a few words.", 13
 )
-CLIP_CAPTION = shape(CLIP_ENCODER, clips.LAYERS, "Look at the video. Say in a few words what it shows.", 14)
-CLIP_QA = shape(CLIP_ENCODER, clips.LAYERS, "Look at the video and answer the question in a few words.", 13)
+# Questions are asked after worked examples: without them the LM does not compare what it is asked for with
+# what is there. What enters must enter early, below the layers that compare.
+CLIP_EXAMPLES = (
+    "The video shows a tench.\nQuestion: is this a dog?\nAnswer: no\n\n"
+    "The video shows a ball moving up.\nQuestion: what happens?\nAnswer: moving up\n\nThe video shows"
+)
+SOUND_EXAMPLES = (
+    "You can hear a siren.\nQuestion: is this a piano?\nAnswer: no\n\n"
+    "You can hear rain.\nQuestion: is this rain?\nAnswer: yes\n\nYou can hear"
+)
+CLIP_CAPTION = shape(
+    CLIP_ENCODER, clips.LAYERS, "Look at the video. Say in a few words what it shows.", 14, 4, 29
+)
+CLIP_QA = shape(CLIP_ENCODER, clips.LAYERS, CLIP_EXAMPLES, 45, 4, 24)
 SOUND_CAPTION = shape(
-    SOUND_ENCODER, sounds.LAYERS, "Listen to the recording. Say in a few words what you hear.", 14
+    SOUND_ENCODER, sounds.LAYERS, "Listen to the recording. Say in a few words what you hear.", 14, 4, 28
 )
-SOUND_QA = shape(
-    SOUND_ENCODER, sounds.LAYERS, "Listen to the recording and answer the question in a few words.", 13
-)
+SOUND_QA = shape(SOUND_ENCODER, sounds.LAYERS, SOUND_EXAMPLES, 42, 4, 20)
+MIXED = replace(WIDE, mix=0.2)
 
 PLANS = (
     Plan(
@@ -138,24 +158,18 @@ PLANS = (
     ),
     Plan(
         (1280, 175, 1000),
-        (stage("video-caption", clips.CAPTION, CLIP_CAPTION, WIDE, 350, 40, 2e-3, 2e-3),),
-        starts_from="caption-wide",
+        (stage("video-caption", clips.CAPTION, CLIP_CAPTION, WIDE, 1000, 192, 1e-3, 2e-3, decay=0.1),),
     ),
     Plan(
         (1280, 175, 1000),
-        (stage("video-qa", clips.QA, CLIP_QA, WIDE, 250, 40, 1e-3, 2e-3),),
-        starts_from="video-caption",
+        (stage("video-qa", clips.QA, CLIP_QA, WIDE, 900, 176, 1e-3, 2e-3, decay=0.1),),
     ),
     Plan(
         (*(1152,) * 3, 768),
-        (
-            stage("audio-caption", sounds.CAPTION, SOUND_CAPTION, MILD, 450, 40, 3e-3, 3e-3),
-            stage("audio-caption-wide", sounds.CAPTION, SOUND_CAPTION, WIDE, 150, 40, 1.5e-3, 1e-3, 20),
-        ),
+        (stage("audio-caption", sounds.CAPTION, SOUND_CAPTION, MIXED, 900, 192, 1e-3, 2e-3, decay=0.1),),
     ),
     Plan(
         (*(1152,) * 3, 768),
-        (stage("audio-qa", sounds.QA, SOUND_QA, WIDE, 120, 40, 1.5e-3, 3e-3, 20),),
-        starts_from="audio-caption-wide",
+        (stage("audio-qa", sounds.QA, SOUND_QA, MIXED, 800, 192, 1e-3, 2e-3, decay=0.1),),
     ),
 )

@@ -9,12 +9,16 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
+from epalm.adapter import Adapter
 from epalm.config import TaskConfig
+from epalm.decoding import InjectedLM
 from epalm.files import read_json_lines
 from epalm.text import TaskText
 from train.batches import Batch, example_batch
 from train.starter.clips.collect import MOTIONS
+from train.starter.closed_form import start_by_classes
 from train.starter.distil import Spread
 from train.starter.examples import KIND, Example, Thing, category_phrase, question_about
 from train.starter.pictures.batches import NOISE, StarterData
@@ -146,6 +150,13 @@ class ClipData:
             return example_batch(features, examples, text)
 
         return batch_at
+
+    def start(self, adapter: Adapter, lm: InjectedLM, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Let the maps of class probabilities begin as what "The video shows" and a class' name leave."""
+        classes = self.pictures.classes
+        sentences = [f"{CAPTION.input} {thing.names[0]}" for thing in classes]
+        columns = {j: slice(len(classes)) for j, layer in enumerate(LAYERS) if layer == SEEN}
+        start_by_classes(adapter, lm, tokenizer, sentences, columns, PROBABLE)
 
     def held_out(self, task: str) -> tuple[list[Tensor], list[Example]]:
         """Standardised features and examples of the test clips."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
+from epalm.adapter import Adapter
 from epalm.config import TaskConfig
+from epalm.decoding import InjectedLM
 from epalm.files import read_json_lines
 from epalm.text import TaskText
 from train.batches import Batch, example_batch
+from train.starter.closed_form import start_by_regression
 from train.starter.distil import Spread
 from train.starter.examples import Example
 from train.starter.sounds import questions
@@ -24,8 +28,11 @@ from train.starter.sounds.questions import FalseAnswers, Row
 CAPTION = TaskConfig("caption", "audio", input="You can hear", output=" {text}.")
 QA = TaskConfig("qa", "audio", input="Question: {question}\nAnswer:", output=" {text}")
 LAYERS = (3, 0, 1, 2)  # a token each: the stem, then the encoder's layers
-NOISE = 0.4  # standard deviation of what is added to the standardised features
+NOISE = 0.3  # standard deviation of what is added to the standardised features
+DROPPED = 0.2  # share of the standardised features' numbers that a batch does not see
 RARE = 0.4  # a label with n sounds is heard n^0.4 times as often as one with a single sound
+
+EVEN = 0.6  # in the closed form, an example of a caption with n examples weighs n^-0.6
 
 # Shares of a batch by where its sounds are from; of a group that is missing, the others take the share.
 SHARES = {
@@ -118,9 +125,20 @@ class SoundData:
             share = spread.mix * torch.rand(size, 1, generator=generator)
             features = [f + share * (f[order] - f) for f in features]
             features = [f + NOISE * torch.randn(f.shape, generator=generator) for f in features]
+            kept = [torch.rand(f.shape, generator=generator) >= DROPPED for f in features]
+            features = [f * keep / (1 - DROPPED) for f, keep in zip(features, kept, strict=True)]
             return example_batch(features, [self.example(view, task, rng) for view in views], text)
 
         return batch_at
+
+    def start(self, adapter: Adapter, lm: InjectedLM, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Let an adapter's maps begin as the regression from sounds to "You can hear" and their caption."""
+        rows = [self.rows[self.heard[view][0]] for view in self.train]
+        counts = Counter((row.get("source"), row["caption"]) for row in rows)
+        weights = torch.tensor([counts[row.get("source"), row["caption"]] ** -EVEN for row in rows])
+        sentences = [f"{CAPTION.input} {row['caption']}" for row in rows]
+        features = self.features(self.raw(self.train))
+        start_by_regression(adapter, lm, tokenizer, features, sentences, weights)
 
     def held_out(self, task: str) -> tuple[list[Tensor], list[Example]]:
         """Standardised features and examples of the test's sounds, alone and in twos."""
