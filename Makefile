@@ -4,6 +4,7 @@
 # make example  train a caption adapter on a small data set, measure it and report: a few minutes on a CPU
 # make starter  rebuild assets/starter (hours on a CPU; needs apt-get, fluidsynth and espeak-ng)
 # make benchmark  what the starter costs on this machine
+# make bench    speed against plain loops and other libraries, under ten minutes: benchmarks/README.md
 #
 # Needs python3 (3.11 or newer) with pip or venv. A stamp in .venv says what is installed, so that the second
 # start installs nothing.
@@ -15,7 +16,7 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 RUFF := $(PY) -m ruff
 
-.PHONY: demo test lint setup example starter benchmark clean
+.PHONY: demo test lint setup example starter benchmark bench clean
 
 demo: .venv/installed
 	$(PY) app.py $(ARGS)
@@ -44,6 +45,12 @@ starter: .venv/installed
 
 benchmark: .venv/installed
 	$(PY) -m benchmarks.costs $(ARGS)
+
+TOPICS := decoding limit training files start serving
+bench: .venv/installed
+	$(PIP) install --quiet --group train
+	for topic in $(TOPICS); do $(PY) -m benchmarks.$$topic || exit 1; done
+	$(PY) -m benchmarks.report
 
 # Debian and Ubuntu ship venv without ensurepip until python3-venv is there; then pip installs pip into it.
 $(PY):
