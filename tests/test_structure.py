@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LONGEST = 400  # lines
 
 # From the bottom up: a room may import from those on lower floors, and from itself.
 FLOORS = (

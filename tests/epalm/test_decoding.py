@@ -33,7 +33,7 @@ def test_cached_decoding_gives_the_logits_and_tokens_of_uncached_decoding(family
 @pytest.mark.parametrize("scoring", ["library", "reference"])
 @pytest.mark.parametrize("mask", ["causal", "reference"])
 @pytest.mark.parametrize(
-    "layout", ["one layer behind the range, as published", "several layers behind the range"]
+    "layout", ["one layer after the range, as published", "several layers after the range"]
 )
 def test_beam_search_is_the_same_with_and_without_cache(layout, mask, scoring):
     lm, (config, n) = tiny_lm("opt"), injection(layout, mask)
@@ -44,7 +44,7 @@ def test_beam_search_is_the_same_with_and_without_cache(layout, mask, scoring):
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_gives_each_item_what_it_gets_alone_in_causal_mode(family, beams):
-    lm, (config, n) = tiny_lm(family), injection("one layer behind the range, as published", "causal")
+    lm, (config, n) = tiny_lm(family), injection("one layer after the range, as published", "causal")
     ids, mask, prompt, tokens = inputs(lm, n, batch=3, length=6)
     for row, padding in enumerate((0, 2, 4)):
         ids[row, :padding], mask[row, :padding] = 1, 0

@@ -59,7 +59,7 @@ def test_reference_mask_leaks_the_future_exactly_where_a_layer_follows_the_range
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_token_of_the_schedule_reaches_the_text(family):
-    lm, (config, n) = tiny_lm(family), injection("one layer behind the range, as published", "causal")
+    lm, (config, n) = tiny_lm(family), injection("one layer after the range, as published", "causal")
     ids = torch.randint(3, VOCAB, (1, 4))
     tokens = torch.randn(1, n, WIDTH, requires_grad=True)
     logits(lm, config, ids, tokens, None)[:, -1].square().sum().backward()
@@ -86,7 +86,7 @@ def test_without_tokens_and_prompt_it_is_the_library_model(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_on_the_left_changes_nothing_in_causal_mode(family):
-    lm, (config, n) = tiny_lm(family), injection("one layer behind the range, as published", "causal")
+    lm, (config, n) = tiny_lm(family), injection("one layer after the range, as published", "causal")
     ids = torch.randint(3, VOCAB, (1, 5))
     tokens, prompt = torch.randn(1, n, WIDTH), torch.randn(1, 3, lm.family.embed_size(lm.base))
     padded = torch.cat([torch.ones(1, 4, dtype=torch.long), ids], dim=1)

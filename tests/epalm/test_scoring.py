@@ -34,7 +34,7 @@ def test_an_answer_is_scored_as_greedy_decoding_saw_it(family, layout, mask):
 
 @pytest.mark.parametrize("mask", ["causal", "reference"])
 def test_a_shorter_answer_of_a_batch_is_scored_as_alone(mask):
-    lm, (config, n) = tiny_lm("llama"), injection("one layer behind the range, as published", mask)
+    lm, (config, n) = tiny_lm("llama"), injection("one layer after the range, as published", mask)
     ids, given, prompt, tokens = inputs(lm, n)
     answers = torch.tensor([[5, 6, 7, 8], [9, 10, 1, 1]])
     counts = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])

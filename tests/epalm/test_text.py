@@ -36,7 +36,7 @@ def test_caption_training_texts_tokenise_as_recorded(caption, case):
         assert caption.ids(text) == ids[: sum(mask)]
 
 
-def test_the_answer_token_is_the_first_id_behind_the_vocabulary(qa):
+def test_the_answer_token_is_the_first_id_after_the_vocabulary(qa):
     assert qa.tokenizer.convert_tokens_to_ids("</a>") == GOLDEN["answer_token_id"] == 338
 
 
@@ -69,7 +69,7 @@ def test_ids_without_a_string_do_not_break_decoding(qa):
     assert qa.answer([292, 400]) == "red"
 
 
-def test_training_text_puts_the_end_token_behind_the_answer(caption):
+def test_training_text_puts_the_end_token_after_the_answer(caption):
     assert caption.training_text(None, "a dog") == ("", "a dog</s>")
 
 

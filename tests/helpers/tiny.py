@@ -11,8 +11,8 @@ LAYERS, WIDTH, VOCAB = 6, 32, 64
 # Every layout that caching distinguishes: (start, end, text_step, tokens).
 INJECTIONS = {
     "all replaced up to the end": (2, 6, 1, 4),
-    "one layer behind the range, as published": (1, 5, 1, 2),
-    "several layers behind the range": (0, 3, 1, 3),
+    "one layer after the range, as published": (1, 5, 1, 2),
+    "several layers after the range": (0, 3, 1, 3),
     "a single token": (2, 5, 1, 1),
     "more tokens than layers": (3, 5, 1, 4),
     "gaps inside the range": (0, 6, 2, 3),

@@ -155,7 +155,7 @@ def test_small_presets_are_corrected_and_leak_nothing(name):
     loaded = settings(name)
     lm = LMS[loaded.model.lm]
     assert loaded.model.mask == "causal" and not loaded.reference
-    assert loaded.model.end_layer == lm.num_layers  # no layer behind the range could read the visual row
+    assert loaded.model.end_layer == lm.num_layers  # no layer after the range could read the visual row
     layers = loaded.model.end_layer - loaded.model.start_layer
     assert layers % len(loaded.model.feature_layers) == 0  # every feature enters as many layers
     width = 1280 if lm.model_type == "llama" else 768
