@@ -8,12 +8,15 @@ from typing import Any
 import timm
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from epalm.encoders.base import Encoder, hub_errors
 from epalm.encoders.widths import Widths
 from epalm.errors import EPALMError
 
 STARTER_ARCHITECTURES = {"starter/efficientnet-lite2": "tf_efficientnet_lite2"}
+GRID = 3  # places per side of the grid feature
+GRID_STAGE = 3  # whose feature map it shows: finer than the last one, which has forgotten where things are
 
 
 class TimmImageEncoder(Encoder):
@@ -22,7 +25,8 @@ class TimmImageEncoder(Encoder):
     ViT (the paper's setting): norm(block output)[:, 0] of each block, with the network's own final norm.
     Convolutional networks, and transformers without [CLS]: the mean over positions of each stage, except
     that the last layer's feature is what the classifier would see (head convolution and norm included). If
-    the network was made with its classifier, the probabilities of its classes are one more feature.
+    the network was made with its classifier, two more features follow: the probabilities of its classes, and
+    the feature map of stage 3 averaged over each of 3×3 places, which tells left from right.
     """
 
     modality = "image"
@@ -36,9 +40,9 @@ class TimmImageEncoder(Encoder):
         accepted = inspect.signature(network.forward_intermediates).parameters
         self.has_cls = getattr(network, "cls_token", None) is not None and "return_prefix_tokens" in accepted
         if not self.has_cls:
-            classes = [network.num_classes] if network.num_classes else []
-            layers = len(self.widths)
-            self.widths = Widths([*self.widths[:-1], network.head_hidden_size, *classes], layers)
+            *stages, _ = self.widths
+            head = [network.num_classes, GRID * GRID * stages[GRID_STAGE]] if network.num_classes else []
+            self.widths = Widths([*stages, network.head_hidden_size, *head], len(self.widths))
 
     def features(self, media: Tensor, deepest: int) -> list[Tensor]:
         if self.has_cls:
@@ -57,6 +61,7 @@ class TimmImageEncoder(Encoder):
         pooled.append(self.network.forward_head(final, pre_logits=True))
         if deepest >= self.widths.layers:
             pooled.append(self.probabilities(pooled[-1]))
+            pooled.append(adaptive_avg_pool2d(stages[GRID_STAGE], GRID).flatten(1))  # (B, 9 C)
         return pooled
 
     def probabilities(self, pooled: Tensor) -> Tensor:

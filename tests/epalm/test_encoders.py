@@ -275,9 +275,13 @@ def test_starter_backbone(tmp_path, monkeypatch):
         both = encoder(image, [(-1, 5)])[0]  # side by side: what the classifier sees, and what it says
         torch.testing.assert_close(both[:, :1280], encoder(image, [-1])[0])
         torch.testing.assert_close(both[:, 1280:], logits.softmax(-1), atol=1e-5, rtol=1e-5)
-    assert encoder.widths == (16, 24, 48, 120, 1280, 1000) and encoder.widths.of([(-1, 5), 0]) == (2280, 16)
-    with pytest.raises(EPALMError, match="no layer 6: the encoder has 5 layers and 1 of its head"):
-        encoder(image, [6])
+    big = torch.rand(1, 3, 96, 96)  # the map of stage 3 is 6×6, so that each of the 3×3 places has 2×2
+    grid, mean = encoder(big, [6, 3])
+    torch.testing.assert_close(grid.view(1, 120, 9).mean(2), mean, atol=1e-5, rtol=1e-5)
+    assert encoder.widths == (16, 24, 48, 120, 1280, 1000, 1080)
+    assert encoder.widths.of([(-1, 5), 0]) == (2280, 16)
+    with pytest.raises(EPALMError, match="no layer 7: the encoder has 5 layers and 2 of its head"):
+        encoder(image, [7])
     with pytest.raises(EPALMError, match="starter/resnet is not a starter image encoder"):
         timm_image.load_starter("starter/resnet")
 
