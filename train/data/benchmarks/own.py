@@ -13,11 +13,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
 from epalm.errors import EPALMError
+from epalm.files import sha256_of
 from train.data.benchmarks.base import CAPTION_METRICS, Dataset, place
 from train.data.benchmarks.files import Files
 from train.data.benchmarks.table import KINDS, WANTED, Row, read_table
@@ -100,12 +100,11 @@ def copies(paths: Sequence[str]) -> dict[str, str]:
     sizes: dict[int, list[str]] = {}
     for path in dict.fromkeys(paths):
         sizes.setdefault(os.path.getsize(path), []).append(path)
-    first: dict[bytes, str] = {}
+    first: dict[str, str] = {}
     found = {}
     for path in (path for same in sizes.values() if len(same) > 1 for path in same):
         try:
-            with open(path, "rb") as file:
-                digest = sha256(file.read()).digest()
+            digest = sha256_of(Path(path))
         except OSError:  # opening it says what is wrong
             continue
         found[path] = first.setdefault(digest, path)
