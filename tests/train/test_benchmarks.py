@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-import app
 from epalm import EPALM, Request
+from epalm.demo.page import page
+from epalm.demo.service import Service
 from tests.helpers.tiny_small import SMALL
 from tests.helpers.trainings import prepared, run, settings_for
 from train.data.benchmarks import DATASETS, PAPER
@@ -38,6 +39,6 @@ def test_from_official_files_to_the_demo(name, tmp_path, tiny_model_dir, tiny_as
     text = model.caption(media) if question is None else model.ask(media, question)
     assert text == rows[0]["prediction"]
     assert model.explain(Request(media, question)).replaced_by == "mean"  # of the training data
-    app.page(model, "")
+    page(Service.of(model))
     assert run("report", out) == 0
     assert first in (out / "report.html").read_text()
