@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from train.features.cache import FeatureCache
 from train.features.command import run_features
 from train.features.encoding import encode_manifest, planned_shards, read_ahead, seed_of
 
-MEDIA = files("gradio") / "media_assets"
+MEDIA = Path(find_spec("gradio").origin).parent / "media_assets"  # not imported: every process would be
 RECIPE = replace(RECIPES["image"]["starter"], size=32).to_dict()
 CONFIG = EncoderConfig("tiny", (-2, -1, -1), (6, 4, 4))
 
