@@ -2,7 +2,8 @@
 # make test     style, types and tests
 # make setup    only install, into .venv
 # make example  train a caption adapter on a small data set, measure it and report: a few minutes on a CPU
-# make starter  rebuild assets/starter (hours on a CPU; needs apt-get, fluidsynth and espeak-ng)
+# make starter  rebuild assets/starter (hours on a CPU; needs apt-get, fluidsynth and espeak-ng); public sets
+#               of real media in a folder make it better:  make starter ARGS="--data DIR"
 # make benchmark  what the starter costs on this machine
 # make bench    speed against plain loops and other libraries, under ten minutes: benchmarks/README.md
 #
