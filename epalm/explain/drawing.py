@@ -56,7 +56,15 @@ def shade(value: float, values: np.ndarray) -> tuple[tuple[int, int, int], tuple
     strength = min(1.0, abs(value) / max(float(np.abs(values).max(initial=0.0)), 1e-6))
     end = FOR if value > 0 else AGAINST
     red, green, blue = (round(255 + strength * (part - 255)) for part in end)
-    return (red, green, blue), (255, 255, 255) if strength > 0.55 else INK
+    # Black and white stand out equally from a ground of this luminance (0.18): the number is always readable.
+    ink = (0, 0, 0) if luminance(red, green, blue) > 0.18 else (255, 255, 255)
+    return (red, green, blue), ink
+
+
+def luminance(*parts: int) -> float:
+    """Relative luminance of an sRGB colour, from 0 (black) to 1, as WCAG defines it."""
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in (v / 255 for v in parts)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def layer_names(layers: Sequence[Sequence[int]]) -> list[str]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from epalm import EPALM, EPALMError, Request
 from epalm.cli.main import main
-from epalm.explain.drawing import attention_maps, heat_map, layer_names, spotlights
+from epalm.explain.drawing import attention_maps, heat_map, layer_names, luminance, shade, spotlights
 from epalm.explain.explain import shown
 from epalm.explain.page import as_fragment, as_page
 from epalm.explain.where import Looked
@@ -141,3 +141,9 @@ def test_a_bad_file_is_refused_in_one_sentence(model, tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     with pytest.raises(EPALMError, match=r"text\.jpg"):
         model.explain(Request(str(tmp_path / "text.jpg")))
+
+
+@pytest.mark.parametrize("value", np.linspace(-1, 1, 41))
+def test_the_number_in_a_cell_stands_out_from_its_colour(value):
+    ground, ink = (luminance(*colour) for colour in shade(float(value), np.array([1.0])))
+    assert (max(ground, ink) + 0.05) / (min(ground, ink) + 0.05) >= 4.5  # as WCAG asks
