@@ -163,7 +163,11 @@ class Handlers:
             path = self.service.file(upload, "There is no file.")
             self.service.limits.check_file(path, modality, self.service.reader)
             recipe = self.recipe(modality, asks, model)
-            value, sentence = recipe.preview(path, self.service.reader)
+            made, sentence = recipe.preview(path, self.service.reader)
+            save, who = self.service.uploads.save, visit(request)
+            value = (
+                [(save(frame, who), name) for frame, name in made] if modality == "video" else save(made, who)
+            )
             return gr.update(value=value, visible=True), sentence
         except Exception as error:
             return gr.update(value=None, visible=False), explained(error, path)[1]
@@ -178,21 +182,24 @@ class Handlers:
             )
         return recipe_from_dict(config.task.modality, config.recipe)
 
-    def remember(self, entries: list[history.Entry], item: history.Entry | None) -> list[history.Entry]:
+    def remember(
+        self, entries: list[history.Entry], item: history.Entry | None, request: gr.Request | None
+    ) -> list[history.Entry]:
         """The visit's entries with a new one in front."""
         if item is None:
             return entries
         try:
             recipe = self.recipe(item["modality"], item["question"] is not None, item["model"])
-            item = item | {"thumbnail": history.thumbnail(recipe, item, self.service.reader)}
+            image = history.thumbnail(recipe, item, self.service.reader)
+            item = item | {"thumbnail": self.service.uploads.save(image, visit(request))}
         except EPALMError:  # it was deleted meanwhile
             return entries
         return [item, *entries][: history.MOST]
 
     def delete_uploads(self, request: gr.Request | None) -> str:
-        """Delete the files of this visit; a sentence about it."""
-        count = self.service.uploads.forget(visit(request))
-        return f"{count} {'file is' if count == 1 else 'files are'} deleted."
+        """Delete the files of this visit and what was made of them; a sentence about it."""
+        self.service.uploads.forget(visit(request))
+        return "Your files and answers are deleted."
 
     def leave(self, request: gr.Request) -> None:
         """Somebody closed the page: what nobody else used is deleted."""

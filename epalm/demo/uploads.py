@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from PIL import Image
 
 
 def claim(base: Path | None = None) -> Path:
@@ -18,8 +19,9 @@ def claim(base: Path | None = None) -> Path:
 
     A server holds a lock while it lives, so a folder whose lock is free belongs to none.
     """
-    base = base or Path(tempfile.gettempdir()) / "epalm-uploads"
-    base.mkdir(parents=True, exist_ok=True)
+    user = os.getuid() if hasattr(os, "getuid") else ""  # another user's folder could not be written
+    base = base or Path(tempfile.gettempdir()) / f"epalm-uploads{user}"
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
     for lock_file in base.glob("*.lock"):
         lock = FileLock(lock_file)
         try:
@@ -63,6 +65,13 @@ class Uploads:
         if self._is_upload(path):
             with self.lock:
                 self.users.setdefault(path.resolve(), set()).add(visit)
+
+    def save(self, image: Image.Image, visit: str) -> str:
+        """Put a picture that was made of a visit's file beside it, to be deleted with it; its path."""
+        path = Path(tempfile.mkdtemp(dir=self.folder)) / "made.png"
+        image.save(path)
+        self.use(path, visit)
+        return str(path)
 
     def forget(self, visit: str) -> int:
         """Delete the files of a visit that no other visit used; the number of files."""

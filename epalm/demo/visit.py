@@ -56,8 +56,10 @@ class Visit:
     def remember(self, tab: MediaTab) -> None:
         """Put the answers of a tab into the history."""
 
-        def add(entries: list[history.Entry], item: history.Entry | None) -> tuple[Any, ...]:
-            return self._shown(self.handlers.remember(entries, item))
+        def add(
+            entries: list[history.Entry], item: history.Entry | None, request: gr.Request
+        ) -> tuple[Any, ...]:
+            return self._shown(self.handlers.remember(entries, item, request))
 
         for run in tab.runs:
             run.success(
