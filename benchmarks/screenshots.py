@@ -30,8 +30,13 @@ def shoot(page: Page, name: str) -> None:
 
 
 def example(page: Page, tab: str, name: str) -> None:
+    """Choose an example in a tab, and wait until it is there."""
     page.get_by_role("tab", name=tab, exact=True).click()
-    page.get_by_role("button", name=f"Example: {name}").click()
+    page.locator(
+        f"button:visible[aria-label='Example: {name}'], button:visible:has-text('{name}.')"
+    ).first.click()
+    shown = {"Image": "[aria-label='Remove Image']", "Video": ".frames img", "Audio": "text=Time runs"}
+    page.locator(f"{shown[tab]} >> visible=true").first.wait_for()
 
 
 def main() -> int:
