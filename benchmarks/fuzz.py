@@ -22,11 +22,14 @@ from collections import Counter
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 import soundfile
 import torch
+from av.audio.stream import AudioStream
+from av.video.stream import VideoStream
 from PIL import Image
 from tqdm import tqdm
 
@@ -196,7 +199,7 @@ def saved(picture: Image.Image, format: str, **options) -> bytes:
 def filmed(codec: str, format: str) -> bytes:
     buffer = BytesIO()
     with av.open(buffer, "w", format=format) as container:
-        stream = container.add_stream(codec, rate=25)
+        stream = cast(VideoStream, container.add_stream(codec, rate=25))
         stream.width, stream.height = 64, 48
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.gop_size, stream.bit_rate = 6, 200_000
@@ -213,7 +216,7 @@ def recorded(codec: str, format: str) -> bytes:
     buffer, rate = BytesIO(), 48_000
     wave = (0.5 * np.sin(2 * np.pi * 440 * np.arange(rate // 2) / rate)).astype(np.float32)
     with av.open(buffer, "w", format=format) as container:
-        stream = container.add_stream(codec, rate=rate, layout="stereo")
+        stream = cast(AudioStream, container.add_stream(codec, rate=rate, layout="stereo"))
         frame = av.AudioFrame.from_ndarray(np.repeat(wave, 2)[None], "flt", "stereo")
         frame.sample_rate = rate
         for ready in av.AudioResampler(stream.format, "stereo", rate).resample(frame):
