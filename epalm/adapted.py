@@ -149,6 +149,8 @@ class AdaptedLM(nn.Module):
         ids, mask = (t.to(self.device) for t in pad_left(inputs, self.text.pad_id))
         tokens = None if features is None else self.adapter.tokens([f.to(self.device) for f in features])
         config = self.adapter.config
+        if config.task.end_token is not None:
+            options.setdefault("eos_token_id", sorted(self.text.stops))
         out = self.lm.decode(
             ids,
             mask,

@@ -71,6 +71,7 @@ class TaskConfig:
     input: str  # text before the answer; "{question}" is replaced
     output: str = "{text}"  # how training texts write the answer after the input
     answer_token: str | None = None  # extra special token that ends the question (the original's "</a>")
+    end_token: str | None = None  # what ends an answer; None = the LM's own end token
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ class TaskText:
         if task.answer_token is not None:
             token = AddedToken(task.answer_token, lstrip=True, rstrip=True, special=True)
             tokenizer.add_special_tokens({"additional_special_tokens": [token]})
-        self.stops = {tokenizer.eos_token_id}
+        self.end = task.end_token or tokenizer.eos_token
+        self.stops = {tokenizer.eos_token_id, self._end_id()}
         if task.answer_token is not None:
             self.stops.add(tokenizer.convert_tokens_to_ids(task.answer_token))
         if task.name == "caption" and not self.ids(task.input):
@@ -39,6 +40,17 @@ class TaskText:
                 "The adapter's captions start from no text, but its language model's tokenizer puts no start "
                 "token; give the task an input text in config.json."
             )
+
+    def _end_id(self) -> int:
+        """The id of what ends an answer; EPALMError if it is no token of the LM."""
+        if self.task.end_token is None:
+            return self.tokenizer.eos_token_id
+        if self.end not in self.tokenizer.get_vocab():
+            raise EPALMError(
+                f"The adapter's answers end with {self.end}, which is not a token of its language model: "
+                "set end_token in config.json to one that is, or to null."
+            )
+        return self.tokenizer.convert_tokens_to_ids(self.end)
 
     @property
     def pad_id(self) -> int:
@@ -64,9 +76,9 @@ class TaskText:
         return self.task.input.replace("{question}", self.plain(question))
 
     def training_text(self, question: str | None, answer: str) -> tuple[str, str]:
-        """(input, output) of a training example; the output ends with the LM's end token."""
+        """(input, output) of a training example; the output ends with the end token."""
         output = self.task.output.replace("{text}", self.plain(answer))
-        return self.input(question), output + self.tokenizer.eos_token
+        return self.input(question), output + self.end
 
     @cached_property
     def controls(self) -> list[str]:

@@ -73,6 +73,22 @@ def test_training_text_puts_the_end_token_after_the_answer(caption):
     assert caption.training_text(None, "a dog") == ("", "a dog</s>")
 
 
+def test_an_adapter_may_end_its_answers_with_another_token():
+    tokenizer = AutoTokenizer.from_pretrained(TOY)
+    other = tokenizer.pad_token  # any token that the vocabulary has
+    text = TaskText(TaskConfig("caption", "image", "", end_token=other), tokenizer)
+    assert text.training_text(None, "a dog")[1].endswith(other)
+    first, end = text.ids("a dog"), tokenizer.convert_tokens_to_ids(other)
+    assert text.answer([*first[1:], end, *first[1:]]) == text.answer(first[1:])
+    assert tokenizer.eos_token_id in text.stops  # the LM's own still ends it
+
+
+def test_an_end_token_that_the_language_model_does_not_have_is_refused():
+    tokenizer = AutoTokenizer.from_pretrained(TOY)
+    with pytest.raises(EPALMError, match="end with <end>, which is not a token.*end_token in config.json"):
+        TaskText(TaskConfig("caption", "image", "a", end_token="<end>"), tokenizer)
+
+
 @pytest.mark.parametrize("name", ["</s>", "<pad>", "</a>", "<tool_call>", "[END]"])
 def test_control_tokens_in_what_a_person_wrote_are_text(qa, name):
     qa.tokenizer.add_tokens(["<tool_call>", "[END]"])  # as some tokenizers have them: not marked as special
