@@ -32,6 +32,7 @@ from epalm.config import (
     PromptConfig,
     TaskConfig,
 )
+from epalm.cpu import pack_for_training
 from epalm.decoding import InjectedLM, text_loss
 from epalm.encoders.timm_image import TimmImageEncoder
 from train.batches import Batch
@@ -81,37 +82,45 @@ def batch_of(size: int, vocabulary: int) -> Batch:
     return Batch([features] * TOKENS, *pad_pairs(texts, pad_id=0))
 
 
-def variants(model: AdaptedLM, size: int) -> dict[str, Callable[[], None]]:
-    """A training step of each kind."""
-    batch = batch_of(size, model.lm.config.vocab_size)
+def variants(plain: AdaptedLM, packed: AdaptedLM, size: int) -> dict[str, Callable[[], None]]:
+    """A training step of each kind; `packed` is for `fit`, which lays out the LM's weights on a CPU."""
+    batch = batch_of(size, plain.lm.config.vocab_size)
     regime = Corrected(Optim(1, size, 1e-3, 1e-3), "caption")
-    optimizer = make_optimizer(model.adapter, regime.groups(model.adapter))
     encoder = TimmImageEncoder(timm.create_model("tf_efficientnet_lite2", pretrained=False))
     pictures = torch.randn(size, 3, SIDE, SIDE)
-    trainable = Trainable(model, regime)
 
-    def finish() -> None:
-        torch.nn.utils.clip_grad_norm_(model.adapter.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+    def finisher(model: AdaptedLM) -> Callable[[], None]:
+        optimizer = make_optimizer(model.adapter, regime.groups(model.adapter))
 
-    def plain(features: list[Tensor], keep: int) -> None:
-        logits = model(features, batch.ids, batch.mask, logits_to_keep=keep)
+        def finish() -> None:
+            torch.nn.utils.clip_grad_norm_(model.adapter.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return finish
+
+    finish_plain, finish_packed = finisher(plain), finisher(packed)
+
+    def one_pass(features: list[Tensor], keep: int) -> None:
+        logits = plain(features, batch.ids, batch.mask, logits_to_keep=keep)
         labels = batch.labels[:, -keep:]
         regime.loss(text_loss(logits, labels), labels).mean().backward()
-        finish()
+        finish_plain()
 
     def loop() -> None:
-        plain(encoder(pictures, (-1,) * TOKENS), 0)
+        one_pass(encoder(pictures, (-1,) * TOKENS), 0)
 
     def plain_pass() -> None:
-        plain(batch.features, int((batch.labels != -100).any(0).sum()) + 1)
+        one_pass(batch.features, int((batch.labels != -100).any(0).sum()) + 1)
+
+    trainable = Trainable(packed, regime)
 
     def fit() -> None:
         for part in batch.parts_by_length(1, pass_cost=PASS_COST["cpu"]):
+            assert part.weights is not None
             losses = trainable(part.features, part.ids, part.mask, part.labels)
             (losses * part.weights).sum().backward()
-        finish()
+        finish_packed()
 
     return {"plain loop": loop, "plain pass": plain_pass, "fit": fit}
 
@@ -126,9 +135,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args()
     table = Table("training", f"Training steps, random weights of the size of {arguments.lm}")
-    model = model_of(arguments.lm)
+    plain, packed = model_of(arguments.lm), model_of(arguments.lm)
+    pack_for_training(packed.lm.base)
     for size in arguments.batches:
-        samples = paired(variants(model, size), arguments.rounds, seconds=240)
+        samples = paired(variants(plain, packed, size), arguments.rounds, seconds=240)
         compare(table, f"{arguments.lm}, batch {size}", samples, "plain pass")
         table.notes.append(f"batch {size}: captions of {ANSWERS[0]} to {ANSWERS[1]} tokens")
     table.save(arguments.out)

@@ -9,6 +9,7 @@ through the plain weights, which stay where they are: mapped from the file, or s
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ class FrozenLinear(nn.Linear):
     """
 
     product: Product | None = None
+    backward_product: Product | None = None  # of gradients with the transposed weights
 
     def __init__(self, layer: nn.Linear):
         bias = layer.bias is not None
@@ -34,13 +36,15 @@ class FrozenLinear(nn.Linear):
         self.train(layer.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        # A training must not depend on whether something was decoded before, as its validation does.
-        if self.product is None or torch.is_grad_enabled():
-            return super().forward(input)
-        return self.product(input)
+        if torch.is_grad_enabled():
+            # A training must not depend on whether something was decoded before, as its validation does.
+            return super().forward(input) if self.backward_product is None else _Product.apply(input, self)
+        return super().forward(input) if self.product is None else self.product(input)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> FrozenLinear:
-        self.product = None  # was made for the device and the dtype that the weights had
+        self.product = self.backward_product = (
+            None  # were made for the device and the dtype that the weights had
+        )
         return super()._apply(fn, recurse)
 
 
@@ -59,6 +63,28 @@ def pack(model: nn.Module) -> None:
     for layer in _frozen_layers(model):
         if layer.product is None and layer.weight.dtype in dtypes:
             layer.product = _packed(layer)
+
+
+def pack_for_training(model: nn.Module) -> None:
+    """`pack`, for passes that gradients flow back through as well: the weights are kept twice more."""
+    pack(model)
+    for layer in _frozen_layers(model):
+        if layer.product is not None and layer.backward_product is None:
+            layer.backward_product = _packed(layer, transposed=True)
+
+
+class _Product(torch.autograd.Function):
+    """The product with a frozen layer's packed weights, and with their transpose on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, layer: FrozenLinear) -> Tensor:
+        ctx.layer = layer
+        assert layer.product is not None
+        return layer.product(input)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.layer.backward_product(gradient.contiguous()), None
 
 
 def quantise(model: nn.Module) -> None:
@@ -85,9 +111,10 @@ def _frozen_layers(model: nn.Module) -> list[FrozenLinear]:
 
 
 @torch.no_grad()
-def _packed(layer: nn.Linear) -> Product:
-    weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS)
-    bias = None if layer.bias is None else layer.bias.detach()
+def _packed(layer: nn.Linear, transposed: bool = False) -> Product:
+    weight = layer.weight.detach().T.contiguous() if transposed else layer.weight.detach()
+    weight = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+    bias = None if layer.bias is None or transposed else layer.bias.detach()
     product = torch.ops.mkldnn._linear_pointwise.default
     return lambda rows: product(rows, weight, bias, "none", [], "")
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from epalm.adapted import AdaptedLM
+from epalm.cpu import pack_for_training
 from epalm.errors import EPALMError
 from train.batches import Batch, Source
 from train.checkpoint import Checkpoint, comparable, flat
@@ -118,6 +119,7 @@ class Loop:
         self.checkpoint, self.judge, self.accelerator = checkpoint, validate, accelerator
         self.world, self.main = accelerator.num_processes, accelerator.is_main_process
         self.steps = source.per_epoch * self.optim.epochs
+        pack_for_training(model.lm.base)
         self.groups = regime.groups(self.adapter)
         self.model, self.optimizer = accelerator.prepare(
             Trainable(model, regime), make_optimizer(self.adapter, self.groups)

@@ -6,7 +6,7 @@ from torch import nn
 
 from epalm import EPALM, EPALMError
 from epalm.config import GenerationConfig
-from epalm.cpu import FrozenLinear, pack, quantise
+from epalm.cpu import FrozenLinear, pack, pack_for_training, quantise
 from tests.helpers.tiny import INJECTIONS, WIDTH, injection, tiny_lm
 
 # Text ids and rows of the soft prompt: with and without something before the last token.
@@ -50,6 +50,21 @@ def test_another_precision_unpacks():
     x = torch.randn(3, 96, dtype=torch.float64)
     with torch.no_grad():
         assert torch.equal(packed.double()(x), layers().double()(x))
+
+
+@pytest.mark.parametrize("rows", [(3,), (2, 7), (2, 100)])
+def test_packed_for_training_gradients_are_the_same_too(rows):
+    plain, packed = layers(), layers()
+    pack_for_training(packed)
+    assert all(layer.backward_product for layer in packed if isinstance(layer, nn.Linear))
+    outputs, gradients = [], []
+    for model in (plain, packed):
+        x = torch.linspace(-1, 1, 96).expand(*rows, 96).contiguous().requires_grad_()
+        outputs.append(model(x))
+        outputs[-1].square().sum().backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
 
 
 def test_training_computes_the_same_before_and_after_something_was_decoded():
