@@ -20,8 +20,8 @@ from train.batches import Batch, ItemBatches, Source, TrainingSet, items_per_ste
 from train.checkpoint import Checkpoint, identity_of, items_identity
 from train.data.manifest import Item, load_manifest
 from train.evaluate import evaluate_split
-from train.features.cache import cached_widths
 from train.features.means import mean_features, store_mean_features
+from train.features.shards import cached_widths
 from train.features.source import FeatureSource, feature_source
 from train.fit import Verdict, fit, losses
 from train.frozen import lm_config, load_frozen_encoder, load_frozen_lm, new_adapter, say, start_from

@@ -24,7 +24,8 @@ from epalm.errors import EPALMError
 from epalm.media.recipes import recipe_from_dict
 from train.data.manifest import Item
 from train.features.augment import augmented, open_augmented
-from train.features.cache import FeatureCache, Sample, distinct
+from train.features.cache import FeatureCache, Sample
+from train.features.shards import distinct
 
 SHARD_ROWS = 256  # about: few enough that a kill costs little, enough that there are not too many files
 

@@ -25,8 +25,9 @@ from epalm.encoders.timesformer import TimesformerEncoder
 from epalm.errors import EPALMError
 from train.data.manifest import Item
 from train.features.augment import augmented, open_augmented
-from train.features.cache import FeatureCache, content_key
+from train.features.cache import FeatureCache
 from train.features.encoding import seed_of
+from train.features.shards import content_key
 from train.settings import Settings
 
 DROP_PATH = 0.1  # of the original's TimeSformer: from 0 in the first layer to this in the last one

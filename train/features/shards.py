@@ -1,0 +1,173 @@
+"""The files of a feature cache, and what it is known by: settings, shards, the content of media.
+
+shard = read_shard(folder / "shards" / "NAME.json")  # None if it is not what was written
+refuse_other(folder, made_with, settings(encoder, recipe), layers)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from epalm.config import EncoderConfig, FeatureLayer
+from epalm.encoders.base import Encoder
+from epalm.encoders.widths import Widths, parts
+from epalm.errors import EPALMError
+from epalm.files import sha256_of
+from epalm.media.container import open_file
+
+FORMAT = 1  # raised when the same settings would give other features
+ADVICE = "give the cache another folder, or remove that one."
+
+Row = tuple[str, str]  # the same in the cache: key, view
+Stamp = tuple[str, int, int]  # path, bytes, time of the last change in nanoseconds
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What NAME.json says about NAME.safetensors."""
+
+    sha256: str
+    rows: tuple[Row, ...]
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn a failing write into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise EPALMError(f"{folder} cannot be written: {error.strerror or error}.") from error
+
+
+def settings(encoder: EncoderConfig, recipe: dict[str, Any]) -> dict[str, Any]:
+    """What makes features comparable, as plain JSON values: tuples become lists."""
+    made_with = {
+        "format": FORMAT,
+        "encoder": {"id": encoder.id, "revision": encoder.revision},
+        "recipe": recipe,
+    }
+    return json.loads(json.dumps(made_with))
+
+
+def widths_of(made_with: dict[str, Any]) -> Widths:
+    """The features of a cache's encoder as far as its cache.json knows them, without their widths."""
+    return Widths([0] * max(made_with["depth"], max(made_with["layers"]) + 1), made_with["depth"])
+
+
+def refuse_other(folder: Path, there: Any, here: dict[str, Any], entries: Sequence[FeatureLayer]) -> None:
+    """EPALMError if a cache was made with other settings, or lacks one of the layers."""
+    for part in ("format", "encoder", "recipe"):
+        theirs, ours = flat(there[part], part), flat(here[part], part)
+        for name in sorted(theirs.keys() | ours.keys()):
+            if theirs.get(name) != ours.get(name):
+                raise EPALMError(
+                    f"{folder} holds features of another configuration ({name} is {theirs.get(name)!r} "
+                    f"there and {ours.get(name)!r} here): {ADVICE}"
+                )
+    known = widths_of(there)
+    held = {*there["layers"], *(layer - known.layers for layer in there["layers"] if layer < known.layers)}
+    for entry in entries:
+        if not set(parts(entry)) <= held:
+            raise EPALMError(
+                f"{folder} holds layers {there['layers']} of an encoder with {there['depth']}, but this "
+                f"configuration reads layer {entry}: {ADVICE}"
+            )
+
+
+def flat(value: Any, name: str) -> dict[str, Any]:
+    """{"size": 224} under the name "recipe" -> {"recipe.size": 224}."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {f"{name}.{key}": inner for key, inner in value.items()}
+
+
+def read_json(path: Path) -> Any:
+    """None where there is no such file."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise EPALMError(f"{path} is damaged: remove the folder {path.parent}.") from error
+
+
+def read_shard(path: Path) -> Shard | None:
+    """NAME.json; None where it is not what was written, which its name shows."""
+    try:
+        index = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    match index:
+        case {"sha256": str(sha256), "rows": list(rows)} if shard_name(rows) == path.stem:
+            return Shard(sha256, tuple((key, view) for key, view in rows))
+    return None
+
+
+def shard_name(rows: Sequence[Row]) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:20]
+
+
+def intact(path: Path, sha256: str) -> bool:
+    """Whether a file is there and has this checksum."""
+    try:
+        return sha256_of(path) == sha256
+    except FileNotFoundError:
+        return False
+
+
+def content_key(path: str) -> str:
+    """What a file is known by.
+
+    Raises:
+        EPALMError: it is missing or empty.
+    """
+    with open_file(path) as (file, _):
+        return sha256_of(file)[:32]
+
+
+def cached_widths(folder: Path) -> Widths:
+    """Widths of an encoder's features, by what a cache holds of them; 0 where it holds none.
+
+    Raises:
+        EPALMError: nothing is in the cache yet.
+    """
+    made_with = read_json(folder / "cache.json")
+    for path in sorted(folder.glob("shards/*.safetensors")) if made_with else ():
+        with safe_open(path, "pt") as shard:
+            held = {int(name): shard.get_slice(name).get_shape()[1] for name in shard.keys()}  # noqa: SIM118
+        known = widths_of(made_with)
+        return Widths((held.get(place, 0) for place in range(len(known))), known.layers)
+    raise EPALMError(f"The cache {folder} is empty: run `python -m train features` with the same settings.")
+
+
+def stamp_of(path: str) -> Stamp | None:
+    """What tells that a file was changed; None if it is gone."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return path, status.st_size, status.st_mtime_ns
+
+
+def fingerprint(encoder: Encoder) -> str:
+    """A hash of all weights and their types: a folder of the same name may hold another encoder."""
+    digest = hashlib.sha256()
+    for name, weight in encoder.state_dict().items():
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def distinct(media: Iterable[str | Path]) -> list[str]:
+    """Absolute paths, each once, in the order in which they first come."""
+    return list(dict.fromkeys(os.path.abspath(path) for path in media))
