@@ -35,7 +35,7 @@ from train.regime import Regime, make_optimizer
 from train.run_folder import RunFolder
 from train.settings import Settings
 
-PASS_COST = {"cpu": 16, "cuda": 4096}  # what a pass through the LM costs before its first row, in rows
+PASS_COST = {"cpu": 48, "cuda": 4096}  # what a pass through the LM costs before its first row, in rows
 STOPPED = 130  # exit code after Ctrl-C or SIGTERM
 
 
