@@ -26,11 +26,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from epalm.adapted import AdaptedLM
-from epalm.cpu import pack_for_training
 from epalm.errors import EPALMError
 from train.batches import Batch, Source
 from train.checkpoint import Checkpoint, comparable, flat
-from train.machine import device_name, new_accelerator, peak_memory, stopping
+from train.machine import device_name, new_accelerator, pack_where_there_is_room, peak_memory, stopping
 from train.regime import Regime, make_optimizer
 from train.run_folder import RunFolder
 from train.settings import Settings
@@ -119,7 +118,7 @@ class Loop:
         self.checkpoint, self.judge, self.accelerator = checkpoint, validate, accelerator
         self.world, self.main = accelerator.num_processes, accelerator.is_main_process
         self.steps = source.per_epoch * self.optim.epochs
-        pack_for_training(model.lm.base)
+        pack_where_there_is_room(model.lm.base)
         self.groups = regime.groups(self.adapter)
         self.model, self.optimizer = accelerator.prepare(
             Trainable(model, regime), make_optimizer(self.adapter, self.groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
+from epalm.cpu import pack_for_training
 from epalm.errors import EPALMError
 from train.settings import Settings
 
@@ -67,6 +70,16 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"
+
+
+def pack_where_there_is_room(lm: nn.Module) -> None:
+    """Lay out a frozen LM's weights for a CPU, if they and their two copies take at most half of its memory.
+
+    Not what is free counts but all that the machine has, so that a resumed training computes the same.
+    """
+    size = sum(p.numel() * p.element_size() for p in lm.parameters() if p.device.type == "cpu")
+    if size and 3 * size <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2:
+        pack_for_training(lm)
 
 
 def memory_full(setting: str, value: int, more: str = "") -> EPALMError:

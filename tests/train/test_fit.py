@@ -21,12 +21,14 @@ from epalm.config import (
     PromptConfig,
     TaskConfig,
 )
+from epalm.cpu import FrozenLinear
 from epalm.errors import EPALMError
 from tests.helpers.tiny import LAYERS, VOCAB, WIDTH, tiny_lm
 from train.batches import Batch, DrawnBatches, ItemBatches, TrainingSet, cuts
 from train.checkpoint import Checkpoint, identity_of
 from train.data.manifest import Item
 from train.fit import Verdict, fit, losses
+from train.machine import pack_where_there_is_room
 from train.regime import Corrected, pad_pairs, regime_of
 from train.settings import Data, Evaluation, Model, Optim, Settings
 from train.starter.build import on_raw_features
@@ -365,3 +367,11 @@ def test_processes_share_a_step(tmp_path, world):
         expected = [item for _, item in whole.examples_of(step)]
         found = [[item for _, item in part.examples_of(step)][part.rank :: world] for part in parts]
         assert sorted(item.id for part in found for item in part) == sorted(item.id for item in expected)
+
+
+@pytest.mark.parametrize(("pages", "packed"), [(1, False), (2**22, True)])
+def test_weights_are_packed_where_the_machine_has_room_for_them(monkeypatch, pages, packed):
+    lm = tiny_lm("llama").base
+    monkeypatch.setattr("os.sysconf", lambda name: pages if name == "SC_PHYS_PAGES" else 4096)
+    pack_where_there_is_room(lm)
+    assert any(isinstance(module, FrozenLinear) for module in lm.modules()) == packed
