@@ -4,8 +4,9 @@
     ticket = scheduler.submit(Request("photo.jpg"), on_text=print)
     ticket.result()
 
-Files are opened and preprocessed in a few threads; one thread computes. Before every token it takes in what
-is ready, so a late request joins the texts that are being made, and a lone one never waits for company.
+Files are opened, preprocessed and, on a CPU, encoded in a few threads; one thread makes the texts. Before
+every token it takes in what is ready, so a late request joins the texts that are being made, and a lone one
+never waits for company.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class _Work:
     options: dict[str, Any]
     adapter: str = ""
     ids: list[int] = field(default_factory=list)
-    media: Tensor | None = None
+    media: Tensor | None = None  # what the encoder gets
+    features: list[Tensor] | None = None  # (1, D_j) each, where a reader has encoded
     generation: GenerationConfig | None = None
     shown: str = ""  # the text that `on_text` was told last
 
@@ -106,7 +108,7 @@ class Scheduler:
     Args:
         rows: most texts that are made at the same time.
         waiting: most requests that wait; the next one is refused.
-        readers: threads that open and preprocess files.
+        readers: threads that open, preprocess and encode files.
     """
 
     def __init__(self, model: EPALM, *, rows: int = 32, waiting: int = 256, readers: int = 2):
@@ -119,6 +121,8 @@ class Scheduler:
         self._jobs: list[tuple[Callable[[], Any], Future]] = []  # to be run between two tokens
         self._closed = False
         self._batch = RunningBatch(model.lm)
+        # On a CPU a batch is not encoded faster than its items, so they need not wait for the language model.
+        self._readers_encode = model.lm.device.type == "cpu"
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="epalm-reader")
         self._thread = threading.Thread(target=self._work, name="epalm-scheduler", daemon=True)
         self._thread.start()
@@ -232,12 +236,14 @@ class Scheduler:
             name, ids, media = self.model._prepare(work.request)
             config = cast(Adapter, self.model.adapters[name]).config
             generation = with_overrides(config.generation, work.beams, work.max_new_tokens)
+            features = self.model.features(name, media[None]) if self._readers_encode else None
         except BaseException as error:
             self._forget(ticket)
             _fail([ticket], error)
             return
         with self._changed:
-            work.adapter, work.ids, work.generation, work.media = name, ids, generation, media
+            work.adapter, work.ids, work.generation = name, ids, generation
+            work.media, work.features = media, features
             self._changed.notify()
 
     def _ready(self) -> list[Ticket]:
@@ -284,8 +290,7 @@ class Scheduler:
         works = [ticket._work for ticket in tickets]
         before = len(self._batch)
         try:
-            media = torch.stack([cast(Tensor, work.media) for work in works])
-            features = self.model.features(name, media)
+            features = self._features(name, works)
             ids = [work.ids for work in works]
             if joins:
                 limits = [token_limit(cast(GenerationConfig, w.generation), len(w.ids)) for w in works]
@@ -309,6 +314,13 @@ class Scheduler:
             ticket.log_probability = log_probability
             _tell(ticket, text)
             _finish(ticket, text)
+
+    def _features(self, name: str, works: Sequence[_Work]) -> list[Tensor]:
+        """The encoder's features (B, D_j) of several requests."""
+        encoded = [work.features for work in works if work.features is not None]
+        if encoded:
+            return [torch.cat(each) for each in zip(*encoded, strict=True)]
+        return self.model.features(name, torch.stack([cast(Tensor, work.media) for work in works]))
 
     def _step(self) -> None:
         """Hand out the newest tokens, let finished and cancelled texts go, and add a token to the others."""
