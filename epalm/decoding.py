@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,7 +19,9 @@ from epalm.cpu import pack
 from epalm.errors import EPALMError
 from epalm.families import family_of
 from epalm.injection import Masks, injection_schedule, run_layers
-from epalm.injection_cache import CachePlan, InjectedCache, run_layers_cached
+from epalm.injection_cache import Beginning, CachePlan, InjectedCache, run_layers_cached
+
+PROMPTS = 16  # soft prompts whose beginning is remembered
 
 
 class InjectedLM(PreTrainedModel, GenerationMixin):
@@ -38,6 +40,7 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
         self.family = family_of(base)
         self.generation_config = base.generation_config
         self.num_layers = len(self.family.layers(base))
+        self._beginnings: list[Beginning] = []  # of the prompts used last
 
     def new_cache(self, injection: InjectionConfig, num_tokens: int, prompt_len: int) -> InjectedCache:
         """An empty cache for passes with so many perceptual tokens (0 = text alone) and prompt rows."""
@@ -92,7 +95,11 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
             injection, tokens = InjectionConfig(0, 0), None
 
         text = attention_mask.cumsum(1) * attention_mask - 1  # (B, T_all), -1 = padding
-        hidden = self.family.embed(self.base, prompt if fresh else None, input_ids, text[:, seen:])
+        beginning = None
+        if fresh and past_key_values is not None and prompt is not None and tokens is not None:
+            beginning = self._beginning(prompt, past_key_values)
+        embedded = prompt if fresh and beginning is None else None
+        hidden = self.family.embed(self.base, embedded, input_ids, text[:, seen:])
         if self.base.training:  # as OPT was once trained, and the original trains; the library leaves it out
             hidden = torch.nn.functional.dropout(hidden, getattr(self.base.config, "dropout", 0.0))
         ahead = torch.arange(1 + prompt_len, device=text.device).expand(text.shape[0], -1)
@@ -111,7 +118,33 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
                 injection, self.num_layers, 0 if tokens is None else tokens.shape[1]
             )
             return run_layers(layers, hidden, tokens, schedule, masks, layer_kwargs)
-        return run_layers_cached(layers, hidden, tokens, past_key_values, masks, layer_kwargs)
+        return run_layers_cached(layers, hidden, tokens, past_key_values, masks, layer_kwargs, beginning)
+
+    def _beginning(self, prompt: Tensor, cache: InjectedCache) -> Beginning | None:
+        """The rows of a prompt (B, P, E) below the first replaced layer, computed once per prompt; None where
+        there are none, the items have different prompts, or gradients are wanted."""
+        first = cache.plan.first_replaced_layer
+        if first == 0 or torch.is_grad_enabled() or self.base.training:
+            return None
+        if len(prompt) > 1 and prompt.stride(0) != 0:
+            return None
+        prompt = prompt[:1]
+        for known in self._beginnings:
+            if known.is_of(prompt, first):
+                return known
+        rows = prompt.shape[1]
+        text = torch.zeros(1, 0, dtype=torch.long, device=prompt.device)
+        hidden = self.family.embed(self.base, prompt, text, text)
+        mask = Masks(text, rows, False, hidden.dtype)(rows, column=False, row=False)
+        at = torch.arange(1, 1 + rows, device=prompt.device)[None]  # row 0 is the perceptual token's
+        further = self.family.layer_kwargs(self.base, hidden, at)
+        filled = InjectedCache(cache.plan, rows)
+        for layer in self.family.layers(self.base)[:first]:
+            hidden = layer(hidden, attention_mask=mask, past_key_values=filled, **further)
+        layers = [(layer.keys, layer.values) for layer in cast(list[Any], filled.layers)[:first]]
+        made = Beginning(prompt.clone(), layers, hidden)
+        self._beginnings = [made, *self._beginnings][:PROMPTS]
+        return made
 
     @torch.inference_mode()
     def decode(

@@ -8,7 +8,7 @@ the reason for everything here where it is not.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,22 @@ class CachePlan:
         return self.leak_layer < len(self.schedule) - 1
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """A soft prompt below the first replaced layer: there it sees itself alone, so it is the same for all
+    requests of an adapter."""
+
+    prompt: Tensor  # (1, P, E)
+    layers: list[tuple[Tensor, Tensor]]  # keys and values (1, heads, P, d) of the layers
+    hidden: Tensor  # (1, P, H) what enters the first replaced layer
+
+    def is_of(self, prompt: Tensor, num_layers: int) -> bool:
+        """Whether it was made from these rows (1, P, E), up to that layer."""
+        same = (prompt.shape, prompt.device, prompt.dtype, num_layers)
+        mine = (self.prompt.shape, self.prompt.device, self.prompt.dtype, len(self.layers))
+        return same == mine and torch.equal(prompt, self.prompt)
+
+
 class InjectedCache(Cache):
     """Keys and values of the rows that no later token changes (exact in both mask modes).
 
@@ -79,6 +95,12 @@ class InjectedCache(Cache):
         """Whether nothing has been computed, not even a prompt without text."""
         return super().get_seq_length() == 0
 
+    def begin(self, layer_idx: int, beginning: Beginning, batch: int) -> None:
+        """Put the prompt's keys and values in an empty layer."""
+        keys, values = beginning.layers[layer_idx]
+        layer = cast(RoomyLayer, self.layers[layer_idx])
+        layer.place(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1))
+
     def remember_rows(self, hidden: Tensor, layer_idx: int) -> Tensor:
         """Append rows (B, R, H) that enter a recomputed layer; returns all of them so far."""
         rows, _ = self.update(hidden[:, None], hidden[:, None, :, :0], layer_idx)
@@ -103,12 +125,15 @@ def run_layers_cached(
     cache: InjectedCache,
     masks: Masks,
     layer_kwargs: LayerKwargs,
+    beginning: Beginning | None = None,
 ) -> Tensor:
     """`injection.run_layers` on the rows that are not in the cache, which is filled in place.
 
     Args:
-        hidden: (B, P + T, H) embedded prompt and text; when the cache is not empty, (B, T_new, H) new text.
+        hidden: (B, P + T, H) embedded prompt and text; when the cache is not empty, (B, T_new, H) new text;
+            with `beginning`, (B, T, H) text.
         tokens: (B, n, H) perceptual tokens, or None for a text-only pass.
+        beginning: the prompt below the first replaced layer, if it is known and the cache is empty.
     Returns:
         (B, R, H) output of the last layer. R depends on what had to be computed; the last rows are those of
         the new text.
@@ -119,6 +144,13 @@ def run_layers_cached(
     token_from = 0 if cache.is_empty else plan.last_replaced_layer
     has_token = False
     for i, layer in enumerate(layers):
+        if beginning is not None and i < plan.first_replaced_layer:
+            cache.begin(i, beginning, hidden.shape[0])
+            if text_rows == 0:
+                continue
+        elif beginning is not None and i == plan.first_replaced_layer:
+            hidden = torch.cat([beginning.hidden.expand(hidden.shape[0], -1, -1), hidden], dim=1)
+            text_rows = hidden.shape[1]
         if tokens is not None and plan.schedule[i] >= 0 and i >= token_from:
             rest = hidden[:, 1:] if has_token else hidden
             token = tokens[:, plan.schedule[i], None].to(hidden)

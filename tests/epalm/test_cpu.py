@@ -108,6 +108,26 @@ def test_beams_that_share_a_beginning_find_the_same_texts_as_without_a_cache(fam
             assert torch.equal(fast.decode(*inputs), slow.decode(*inputs, use_cache=False)), name
 
 
+@pytest.mark.parametrize("mask", ["causal", "reference"])
+@pytest.mark.parametrize("family", ["opt", "opt post-norm", "llama"])
+def test_a_prompt_that_all_items_share_is_computed_once_below_the_first_replaced_layer(family, mask):
+    fast, slow = tiny_lm(family), tiny_lm(family)
+    torch.manual_seed(1)
+    width = fast.family.embed_size(fast.base)
+    for name in INJECTIONS:
+        config, n = injection(name, mask)
+        for ids, seen in (
+            (torch.tensor([[1, 6, 7], [8, 9, 3]]), torch.tensor([[0, 1, 1], [1, 1, 1]])),
+            (torch.tensor([[2], [2]]), torch.tensor([[1], [1]])),
+        ):
+            for prompt in (torch.randn(1, 3, width), torch.randn(1, 3, width)):
+                for beams in (1, 3):
+                    generation = GenerationConfig(num_beams=beams, max_new_tokens=6)
+                    inputs = ids, seen, prompt.expand(2, -1, -1), torch.randn(2, n, WIDTH), config, generation
+                    assert torch.equal(fast.decode(*inputs), slow.decode(*inputs, use_cache=False)), name
+    assert fast._beginnings and not slow._beginnings
+
+
 def test_int8_is_chosen_by_the_dtype_and_only_on_a_cpu(tiny_model_dir):
     model = EPALM.from_pretrained(tiny_model_dir, device="cpu", dtype=torch.int8)
     found = [module for module in model.lm.base.modules() if isinstance(module, FrozenLinear)]
