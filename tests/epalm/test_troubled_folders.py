@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -16,6 +17,8 @@ from epalm.errors import EPALMError
 from epalm.media import container
 from epalm.media.container import modality_of, open_file, whole
 from epalm.media.image import open_image
+from epalm.media.reader import ReadingProcess
+from epalm.media.recipes import RECIPES
 from tests.epalm.test_audio import sound_file, tone
 from tests.epalm.test_image import encoded
 from tests.epalm.test_troubled_pictures import POSTSCRIPT, WORKFLOW, chunk, photo, with_chunk
@@ -203,3 +206,20 @@ def test_every_file_of_a_folder_gets_its_line(tiny_senses_dir, tmp_path, capsys)
     for name, said in REFUSED.items():
         assert errors.count(f"/{name} ") == said, name
     assert "Passed over 1 file" in errors and "Traceback" not in errors
+
+
+def test_a_good_file_is_read_after_each_bad_one_in_any_order(tmp_path):
+    files = troubles()
+    order = [*files] * 2
+    random.Random(0).shuffle(order)
+    with ReadingProcess(seconds=60) as reader:
+        for name in order:
+            path = tmp_path / name
+            path.write_bytes(files[name])
+            try:
+                modality = reader.modality_of(path)
+                recipe = RECIPES[modality]["starter"]
+                assert recipe(recipe.open(path, reader)).isfinite().all()
+            except EPALMError as error:
+                assert str(error).startswith(str(path)) and "crash" not in str(error)
+            assert reader.modality_of(files["good.jpg"]) == "image"
