@@ -34,7 +34,7 @@ def model_limits(table: Table, name: str, make: Callable[[], Any], size: Size) -
         for batch in (1, 16, 64) if kind == "float32" else (1,):
             runs = {"short": partial(model.decode, batch, 1, 2), "long": partial(model.decode, batch, 1, NEW)}
             speed, rate = bandwidth(), matmul_rate()
-            samples = paired(runs, 5, 10)
+            samples = paired(runs, 5, 5)
             pairs = zip(samples["short"], samples["long"], strict=True)
             each = [1000 * (b - a) / (NEW - 2) for a, b in pairs]
             row = Row(f"{name}, batch {batch}, {kind}", "per token", each, "ms")
