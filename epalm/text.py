@@ -45,12 +45,13 @@ class TaskText:
         """The id of what ends an answer; EPALMError if it is no token of the LM."""
         if self.task.end_token is None:
             return self.tokenizer.eos_token_id
-        if self.end not in self.tokenizer.get_vocab():
+        vocabulary = self.tokenizer.get_vocab()
+        if self.end not in vocabulary:
             raise EPALMError(
                 f"The adapter's answers end with {self.end}, which is not a token of its language model: "
                 "set end_token in config.json to one that is, or to null."
             )
-        return self.tokenizer.convert_tokens_to_ids(self.end)
+        return vocabulary[self.end]
 
     @property
     def pad_id(self) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+LONGEST = 400  # lines
 
 # From the bottom up: a room may import from those on lower floors, and from itself.
 FLOORS = (
@@ -72,3 +73,11 @@ def test_lower_floors_do_not_import_upper_ones(module):
         assert imported.startswith("epalm") or module.startswith("train"), imported
         if room_of(module) != room_of(imported):
             assert floor_of.get(room_of(imported), -1) < own, imported
+
+
+def test_no_file_is_longer_than_a_sitting():
+    """Code and tests; data, lists of words and recorded runs are not read as code."""
+    folders = ("epalm", "train", "tests", "benchmarks")
+    files = [ROOT / "app.py", *(path for folder in folders for path in (ROOT / folder).rglob("*.py"))]
+    lengths = {path.relative_to(ROOT): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert {str(path): length for path, length in lengths.items() if length > LONGEST} == {}
