@@ -31,6 +31,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     OMP_WAIT_POLICY=PASSIVE \
     EPALM_CACHE=/opt/epalm \
+    HF_HOME=/opt/epalm/hub \
     EPALM_HOST=0.0.0.0 \
     EPALM_PORT=7860 \
     EPALM_LOGS=json

@@ -183,6 +183,21 @@ def test_a_problem_is_one_sentence_and_html_in_it_has_no_effect(visit, tmp_path)
     assert visitor.page.locator(".toast-body img[src=x], .toast-wrap img[src=x]").count() == 0
 
 
+def test_html_in_a_question_is_text_in_the_history_and_in_the_explanation(visit, files):
+    visitor = visit()
+    visitor.give(files["Image"])
+    visitor.page.locator("label:visible", has_text="Question").first.click()
+    visitor.page.get_by_label("Your question").locator("visible=true").fill("<img src=x onerror=alert(1)>?")
+    visitor.button("Ask").click()
+    visitor.answer()
+    visitor.panel("This visit")
+    visitor.page.get_by_text("<img src=x onerror=alert(1)>?").first.wait_for()
+    visitor.panel("See how it sees")
+    visitor.button("Explain the answer").click()
+    visitor.page.locator(".explanation:visible").wait_for()
+    assert visitor.page.locator("img[src=x]").count() == 0
+
+
 def test_a_model_on_its_way_shows_its_progress_and_one_that_fails_says_why(visit, site, files):
     visitor = visit()
 
