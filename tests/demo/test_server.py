@@ -17,6 +17,8 @@ from gradio_client.exceptions import AppError
 
 from epalm import EPALM
 from epalm.demo import logs, options
+from epalm.demo.answering import Settings, with_mask
+from epalm.demo.handlers import Handlers
 from epalm.demo.limits import RateLimit
 from epalm.demo.models import Models
 from epalm.demo.page import page
@@ -151,6 +153,20 @@ def test_at_the_end_nobody_comes_in_and_no_upload_is_left(tiny_model_dir, tmp_pa
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{address}health")
+
+
+def test_where_a_gpu_is_lent_for_a_call_no_scheduler_is_needed(tiny_model_dir, picture, monkeypatch):
+    monkeypatch.setattr("epalm.demo.models.GPU", object())
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(Path(picture).parent))
+    service = Service.of(model := EPALM.from_pretrained(tiny_model_dir, device="cpu"))
+    assert service.models.begin(None).scheduler is None
+    handlers, upload = Handlers(service), {"path": picture}
+    *_, (text, _, _) = handlers.answers("caption", "image", upload, None, Settings(), None)
+    assert text == model.caption(picture)
+    *_, (text, _, _) = handlers.answers("ask", "image", upload, "why?", Settings(mask="reference"), None)
+    assert text == with_mask(model, "reference").ask(picture, "why?")
+    *_, (_, explanation) = handlers.explanation(None, upload, None, Settings(), None)
+    assert explanation.text == model.caption(picture)
 
 
 def test_every_option_is_an_environment_variable():
