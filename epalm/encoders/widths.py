@@ -28,7 +28,9 @@ class Widths(tuple[int, ...]):
 
     def __new__(cls, widths: Iterable[int], layers: int | None = None) -> Widths:
         self = super().__new__(cls, widths)
-        self.layers = len(self) if layers is None else layers
+        if layers is None:  # as in what is copied, or all of them
+            layers = widths.layers if isinstance(widths, Widths) else len(self)
+        self.layers = layers
         return self
 
     def place(self, layer: int) -> int:

@@ -1,10 +1,15 @@
 """A settings file: what is refused, and how numbers and words are read."""
 
+from pathlib import Path
+
 import pytest
 
 from epalm import EPALMError
+from epalm.encoders.widths import Widths
 from tests.helpers.trainings import run
 from train.settings import load_settings
+
+EXAMPLE = Path(__file__).parents[2] / "train" / "configs" / "image" / "example.yaml"
 
 
 @pytest.mark.parametrize(
@@ -44,3 +49,9 @@ def test_numbers_are_numbers_with_an_exponent_too(gqa, text, value):
 
 def test_no_is_a_word(gqa):
     assert load_settings(gqa, ["optim.precision=no"]).optim.precision == "no"
+
+
+def test_negative_layers_count_from_the_last_layer_not_from_the_encoders_head():
+    settings = load_settings(EXAMPLE)  # layers -3, -2, -2, -1 and -1
+    widths = Widths([16, 24, 48, 120, 1280, 1000], layers=5)
+    assert settings.encoder_config(widths).widths == (48, 120, 120, 1280, 1280)
