@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if outcome["wrong"] else 0
 
 
-def fuzz(count: int, seed: int, seconds: float, keep: Path | None = None) -> dict:
+def fuzz(count: int, seed: int, seconds: float, keep: Path | None = None) -> dict[str, Any]:
     """Read `count` damaged files; what became of them, the longest time and the largest memory."""
     rng = random.Random(seed)
     whole = whole_files()
