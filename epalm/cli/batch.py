@@ -54,7 +54,7 @@ def find_files(paths: Sequence[str], results: Path | None = None) -> tuple[list[
     """The files that paths stand for, in the order of the paths, and a sentence about each unusable folder.
 
     Folders are searched through all levels, in the order of the names. Hidden files and folders, links to
-    folders, what is no regular file and the file of results are left out. No file is opened.
+    folders, whatever is not a regular file and the file of results are left out. No file is opened.
     """
     files: list[File] = []
     problems: list[str] = []
@@ -86,7 +86,7 @@ def is_input(path: str, results: Path | None) -> bool:
 
 
 def recognise(file: File, reader: Reader = HERE) -> Modality | None:
-    """What a file is; None if it is no media and only lies in a folder with some.
+    """What a file is; None if it is none of the three and only lies in a folder with some.
 
     Raises:
         EPALMError: no media that can be read, although the user named it or its name ends like one of them.
@@ -142,7 +142,7 @@ class Run:
                 self._refuse(file.path, file.problem(error))
                 continue
             if modality is None:
-                self._pass_over("they are no pictures, videos or sounds.")
+                self._pass_over("they are not pictures, videos or sounds.")
             else:
                 yield file, modality
 

@@ -106,7 +106,7 @@ def test_pictures_videos_and_sounds_of_a_folder_in_one_call(tiny_senses_dir, tre
         ("b/z.wav", "audio-caption"),
         ("c.png", "image-caption"),
     ]
-    assert "Passed over 2 files in folders: they are no pictures, videos or sounds." in err.splitlines()
+    assert "Passed over 2 files in folders: they are not pictures, videos or sounds." in err.splitlines()
     assert err.count("Loading the language model") == 1
 
 
