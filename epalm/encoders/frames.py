@@ -39,7 +39,7 @@ class FrameEncoder(Encoder):
     def __init__(self, image: TimmImageEncoder) -> None:
         seen, change = image.widths[image.widths.place(-1)], GRID * GRID * (FRAMES - 1)
         super().__init__(image.network, [seen, change])
-        self.widths = Widths([seen, change, *image.widths[image.widths.layers :]], 2)
+        self.widths = Widths([seen, change, *image.widths[image.widths.layers : image.widths.layers + 1]], 2)
         self.image = image
 
     def features(self, media: Tensor, deepest: int) -> list[Tensor]:
