@@ -3,21 +3,15 @@
 import random
 import re
 from collections import Counter
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from transformers import AutoTokenizer
 
-from epalm.text import TaskText
 from train.starter.distil import ClassifierSampler
 from train.starter.examples import (
-    CAPTION,
     IS_IT,
     KIND,
-    QA,
     WHAT,
     WHICH,
     Thing,
@@ -25,12 +19,9 @@ from train.starter.examples import (
     question_about,
 )
 from train.starter.measure import names, swap
-from train.starter.pictures.batches import Batches, classifier_classes
+from train.starter.pictures.questions import classifier_classes
 from train.starter.split import groups_of, near_duplicates, split, thumbnail
 from train.starter.words import CATEGORY_OF, LABEL_OF, head_label, with_article
-
-TOY = Path(__file__).parents[1] / "golden" / "toy_tokenizer"
-
 
 # Words
 
@@ -178,40 +169,6 @@ def test_draws_differ_and_are_repeated_by_their_seed(sampler):
     again = sampler.draw(classes, torch.Generator().manual_seed(1))
     assert torch.equal(first, again)
     assert torch.cdist(torch.cat([first, second]), torch.cat([first, second])).fill_diagonal_(1).min() > 0.01
-
-
-@pytest.fixture
-def data(sampler):
-    """Three labelled pictures and six classes, as `StarterData` has them."""
-    rows = [{"label": label} for label in ("cat", "cat", "dog")]
-    return SimpleNamespace(
-        rows=rows,
-        things=[THINGS[0], THINGS[0], THINGS[1]],
-        train=[0, 1, 2],
-        classes=[*THINGS, *THINGS[:2]],
-        views=torch.rand(3, 4, 24),
-        sampler=sampler,
-        standardised=lambda features: (features - 2) / 3,
-    )
-
-
-@pytest.mark.parametrize("task", [CAPTION, QA])
-def test_a_batch_depends_on_seed_and_step_alone(data, task):
-    text = TaskText(task, AutoTokenizer.from_pretrained(TOY))
-    batches = Batches(data, text, 8)
-    batches(0)
-    one, same, later, other = (
-        batches(1),
-        Batches(data, text, 8)(1),
-        batches(2),
-        Batches(data, text, 8, seed=1)(1),
-    )
-    assert torch.equal(one.features[0], same.features[0])
-    assert torch.equal(one.ids, same.ids)
-    assert not torch.equal(one.features[0], later.features[0])
-    assert not torch.equal(one.features[0], other.features[0])
-    assert one.features[0].shape == (8, 24)
-    assert (one.labels != -100).any(1).all()
 
 
 # Split

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from epalm.adapted import AdaptedLM
 from epalm.adapter import CONFIG, Adapter
-from epalm.config import AdapterConfig
+from epalm.config import AdapterConfig, FeatureLayer
 from epalm.decoding import InjectedLM
 from epalm.files import write_json
 from epalm.hub.locate import STARTER
@@ -36,6 +36,8 @@ from train.starter.photos import gather_photos
 from train.starter.pictures import features as picture_features
 from train.starter.pictures.batches import StarterData
 from train.starter.pictures.collect import write_manifest
+from train.starter.pictures.composed import encode_composed
+from train.starter.pictures.photos import encode_photos
 from train.starter.plans import PLANS, Plan
 from train.starter.sounds import features as sound_features
 from train.starter.sounds.batches import SoundData
@@ -47,35 +49,20 @@ class Data(Protocol):
     """Features of one modality: what training draws from, and what is held out.
 
     Attributes:
-        scales: (mean, std) of the feature of every token; training sees standardised ones.
+        scales: (mean, std) of a token's feature, by the encoder's layers that it is made of; training sees
+            standardised ones.
     """
 
-    scales: list[tuple[Tensor, Tensor]]
+    scales: dict[FeatureLayer, tuple[Tensor, Tensor]]
 
     def batches(self, text: TaskText, size: int, spread: Spread) -> Callable[[int], Batch]:
         """The batch of every step, a function of the step's number alone."""
 
+    def start(self, adapter: Adapter, lm: InjectedLM, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Set the adapter's connectors to linear maps that are computed, see `closed_form`."""
+
     def held_out(self, task: str) -> tuple[list[Tensor], list[Example]]:
         """Standardised features of every token and the examples that belong to them."""
-
-
-@runtime_checkable
-class ClosedForm(Protocol):
-    """Media whose adapters start from linear maps that are computed, see `closed_form`."""
-
-    def start(self, adapter: Adapter, lm: InjectedLM, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Set the adapter's connectors."""
-
-
-def take_connectors(adapter: Adapter, folder: Path) -> None:
-    """Start from another adapter's connectors, as far as they have the same place and shape."""
-    learned, own = Adapter.load(folder).state_dict(), adapter.state_dict()
-    fitting = {
-        key: value
-        for key, value in learned.items()
-        if key.startswith("connector.") and key in own and own[key].shape == value.shape
-    }
-    adapter.load_state_dict(fitting, strict=False)
 
 
 def on_raw_features(adapter: Adapter, scales: Sequence[tuple[Tensor, Tensor]]) -> Adapter:
@@ -115,10 +102,7 @@ def train_adapter(plan: Plan, data: Data, work: Path, out: Path) -> int:
     lm, tokenizer = load_frozen_lm(plan.settings, sizes, str(accelerator.device))
     config = plan.settings.adapter_config(sizes, plan.widths)
     adapter = new_adapter(plan.settings, config, lm, tokenizer)
-    if plan.starts_from is not None:
-        take_connectors(adapter, work / plan.starts_from / "last")
-    elif isinstance(data, ClosedForm):
-        data.start(adapter, lm, tokenizer)
+    data.start(adapter, lm, tokenizer)
     model = AdaptedLM(lm, adapter.to(lm.device), tokenizer)
     for stage in plan.stages:
         settings = dataclasses.replace(stage.settings, out=str(work / stage.name))
@@ -134,7 +118,7 @@ def train_adapter(plan: Plan, data: Data, work: Path, out: Path) -> int:
         checkpoint = Checkpoint.open(work / stage.name, identity, resume=True)
         if stopped := fit(settings, source, model, regime, checkpoint, judge, accelerator):
             return stopped
-    raw = on_raw_features(adapter, data.scales)
+    raw = on_raw_features(adapter, [data.scales[layer] for layer in plan.settings.model.feature_layers])
     encoder = plan.settings.model.encoder
     made = f"Starter: {plan.task.modality} {plan.task.name} with SmolLM2-135M and {encoder}"
     metrics = AdapterConfig.load(Path(settings.out) / "best" / CONFIG).metrics
@@ -155,6 +139,10 @@ def prepare(work: Path, public: Path | None = None) -> dict[str, Data]:
         picture_features.encode_pictures(work)
     if '"split"' not in (work / "manifest.jsonl").read_text():
         split_pictures(work)
+    if not (work / "composed.jsonl").exists():
+        encode_composed(work)
+    if not (work / "photo-features.jsonl").exists():
+        encode_photos(work, public)
     if not (work / "clips.jsonl").exists():
         write_clips(work)
     if not (work / "clips.safetensors").exists():

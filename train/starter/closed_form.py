@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from epalm.adapter import Adapter
+from epalm.config import FeatureLayer
 from epalm.decoding import InjectedLM
 from epalm.injection import injection_schedule
 
@@ -43,6 +44,20 @@ def last_states(
         for layer in layers:
             states[layer].append(hidden[layer][0, -1].float().cpu())
     return {layer: torch.stack(each) for layer, each in states.items()}
+
+
+def standardised(
+    raw: Sequence[Tensor],
+    layers: Sequence[FeatureLayer],
+    scales: Mapping[FeatureLayer, tuple[Tensor, Tensor]],
+) -> list[Tensor]:
+    """Every token's feature with zero mean and unit variance.
+
+    Args:
+        layers: of the encoder, of which each token is made.
+        scales: (mean, std) of these.
+    """
+    return [(f - scales[layer][0]) / scales[layer][1] for f, layer in zip(raw, layers, strict=True)]
 
 
 def ridge(features: Tensor, targets: Tensor, weights: Tensor, penalty: float = PENALTY) -> Tensor:

@@ -18,23 +18,26 @@ SCALES = 40  # steps of the search along a class direction
 
 @dataclass(frozen=True)
 class Spread:
-    """How far from each other the draws of one class lie.
+    """How varied batches are: above all how far from each other the draws of one class lie.
 
     Attributes:
         base: range of the weight that the real picture's deviation from the mean keeps.
         confidence: range of the classifier's probability of the class.
-        mix: largest share of another picture's deviation that labelled pictures' features get.
+        mix: largest share of another medium's features that each medium's features get.
+        rooms: share of the questions that are about rooms.
     """
 
     base: tuple[float, float]
     confidence: tuple[float, float]
     mix: float
+    rooms: float = 0.28
 
 
-# Photos deviate more from the mean than drawings, and the classifier is less sure of them than of most draws.
-# Learning starts from clear cases and ends with ones as varied as photos.
+# Photos deviate more from the mean than drawings, and the classifier is less sure of them than of most draws:
+# mild ones are clear cases, wide ones as varied as photos.
 MILD = Spread(base=(0.3, 0.9), confidence=(0.2, 0.95), mix=0.0)
 WIDE = Spread(base=(0.8, 1.6), confidence=(0.05, 0.9), mix=0.5)
+PHOTOS = Spread(base=(0.6, 1.4), confidence=(0.05, 0.9), mix=0.0)  # where real photos are moved
 
 
 class ClassifierSampler:
@@ -63,6 +66,10 @@ class ClassifierSampler:
 
     def draw(self, classes: Tensor, generator: torch.Generator, spread: Spread = MILD) -> Tensor:
         """(B,) class indices -> (B, D) features that the classifier assigns to them."""
+        return self.draw_from(classes, generator, spread)[0]
+
+    def draw_from(self, classes: Tensor, generator: torch.Generator, spread: Spread) -> tuple[Tensor, Tensor]:
+        """The same, and (B,) the row in `real` of one of the two pictures that each was moved from."""
         batch = len(classes)
 
         def uniform(low: float, high: float) -> Tensor:
@@ -81,4 +88,4 @@ class ClassifierSampler:
             chosen = probabilities.argmax(-1, keepdim=True) == classes[:, None]
             feature = torch.where(found, feature, moved)
             found |= chosen & (probabilities.gather(1, classes[:, None]) > wanted)
-        return feature
+        return feature, picked[0]

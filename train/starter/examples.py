@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from epalm.config import TaskConfig
@@ -68,7 +69,7 @@ def category_phrase(category: str) -> str:
     return CATEGORY_PHRASES.get(category, f"{article} {category}")
 
 
-def question_about(thing: Thing, others: list[Thing], rng: random.Random) -> tuple[str, str]:
+def question_about(thing: Thing, others: Sequence[Thing], rng: random.Random) -> tuple[str, str]:
     """A question about a picture of `thing` and its answer.
 
     Half ask for the name, a third can be answered by yes or no (equally often; half of the wrong things are
@@ -98,7 +99,7 @@ def question_about(thing: Thing, others: list[Thing], rng: random.Random) -> tup
     return rng.choice(KIND), category_phrase(thing.category)
 
 
-def _other(thing: Thing, others: list[Thing], rng: random.Random, same_category: bool) -> Thing:
+def _other(thing: Thing, others: Sequence[Thing], rng: random.Random, same_category: bool) -> Thing:
     """A thing that is surely not `thing`."""
     for _ in range(50):
         other = rng.choice(others)

@@ -20,7 +20,7 @@ from train.reports.readme import write_between
 from train.starter.clips import batches as clip_batches
 from train.starter.clips.batches import ClipData
 from train.starter.examples import IS_IT, KIND, WHAT, category_phrase
-from train.starter.pictures.batches import TOKENS, StarterData, held_out
+from train.starter.pictures.batches import StarterData, held_out
 from train.starter.probe import motion_lines
 from train.starter.sounds import questions
 from train.starter.sounds.batches import SoundData
@@ -101,7 +101,7 @@ def picture_quizzes(data: StarterData) -> list[Quiz]:
     rng = random.Random(0)
     picked = held_out(data)
     things = [data.things[i] for i in picked]
-    features = [data.views[picked, 0]] * TOKENS
+    features = data.clean(picked, "caption")
     swapped = swap([data.rows[i]["label"] for i in picked])
     words = [sorted(thing.words) for thing in things]
     quizzes = [
@@ -116,7 +116,7 @@ def picture_quizzes(data: StarterData) -> list[Quiz]:
     ]
     picked = [i for i in picked if data.things[i].category]
     things = [data.things[i] for i in picked]
-    features = [data.views[picked, 0]] * TOKENS
+    features = data.clean(picked, "qa")
     swapped = swap([data.rows[i]["label"] for i in picked])
 
     def ask(name: str, questions: list[str], accepted: list[list[str]]) -> None:

@@ -12,24 +12,23 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from epalm.adapter import Adapter
-from epalm.config import TaskConfig
+from epalm.config import FeatureLayer, TaskConfig
 from epalm.decoding import InjectedLM
 from epalm.files import read_json_lines
 from epalm.text import TaskText
 from train.batches import Batch, example_batch
 from train.starter.clips.collect import MOTIONS
-from train.starter.closed_form import start_by_classes
+from train.starter.closed_form import standardised, start_by_classes
 from train.starter.distil import Spread
 from train.starter.examples import KIND, Example, Thing, category_phrase, question_about
-from train.starter.pictures.batches import NOISE, StarterData
+from train.starter.pictures.batches import NOISE, PROBABLE, StarterData
 from train.starter.pictures.scenes import about_scene, common_nouns
 
 CAPTION = TaskConfig("caption", "video", input="The video shows", output=" {text}.")
 QA = TaskConfig("qa", "video", input="Question: {question}\nAnswer:", output=" {text}")
 SEEN = (2, 0)  # the classes' probabilities and the pooled feature, side by side
-LAYERS = (SEEN, SEEN, SEEN, 1, 1)  # tokens: three of what is seen, two of what changes
+LAYERS: tuple[FeatureLayer, ...] = (SEEN, SEEN, SEEN, 1, 1)  # of the tokens; 1 is what changes
 WIDTHS = (2280, 2280, 2280, 175, 175)
-PROBABLE = 1 / 20  # what a probability is divided by: AdamW moves columns of small numbers too slowly
 
 # Shares of a batch; of a group that is missing, the others take the share. Draws are things that no clip
 # shows: in the scene of a photo's clip, or moving as a motion's clip does.
@@ -66,7 +65,7 @@ class ClipData:
         frames: (N, 8, 1280), seen: (N, 1280) their mean, changes: (N, 175).
         train, test: motions, by number.
         scenes, classes: clips of photos with captions, and of photos of a class, for training.
-        scales: (mean, std) of the feature of every token.
+        scales: (mean, std) of a token's feature, by the encoder's layers that it is made of.
     """
 
     def __init__(self, work: Path, pictures: StarterData):
@@ -96,7 +95,7 @@ class ClipData:
         count = len(pictures.sampler.bias)
         probable = (torch.zeros(count), torch.full((count,), PROBABLE))
         sees = tuple(torch.cat(both) for both in zip(probable, (pictures.mean, pictures.std), strict=True))
-        self.scales = [(sees[0], sees[1]) if layer == SEEN else moves for layer in LAYERS]
+        self.scales: dict[FeatureLayer, tuple[Tensor, Tensor]] = {SEEN: (sees[0], sees[1]), 1: moves}
 
     def raw(self, frames: Tensor, changes: Tensor) -> list[Tensor]:
         """(B, 8, 1280) and (B, 175) -> the feature of every token, as the encoder gives it."""
@@ -106,9 +105,7 @@ class ClipData:
 
     def features(self, frames: Tensor, changes: Tensor) -> list[Tensor]:
         """The same, standardised."""
-        return [
-            (f - mean) / std for f, (mean, std) in zip(self.raw(frames, changes), self.scales, strict=True)
-        ]
+        return standardised(self.raw(frames, changes), LAYERS, self.scales)
 
     def batches(self, text: TaskText, size: int, spread: Spread) -> Callable[[int], Batch]:
         """The batch of a step: clips of photos and of motions, and classifier draws as both, by SHARES."""

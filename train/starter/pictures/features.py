@@ -1,12 +1,16 @@
 """The frozen encoder's features of all pictures, computed once: the starter trains on these, never on pixels.
 
+Layer 5, the classifier's probabilities, is not stored: it follows from layer 4.
+
 Tensors of the file (N pictures in the manifest's order, V = 1 + views; view 0 is the picture itself):
     layer0 … layer4   (N, V, 16 | 24 | 48 | 120 | 1280) float16   pooled features of the encoder's layers
-    mean, std         (1280,) float32   of layer4 over all pictures and views
+    layer6            (N, V, 1080) float16   what is where: layer 3 in each of 3×3 places
     head.weight, head.bias   (1000, 1280), (1000,) float32   the encoder's own classifier on layer4
 """
 
 import random
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -22,6 +26,8 @@ from epalm.hub.wheels import backbone_dir
 from epalm.media.recipes import RECIPES
 
 ENCODER = "starter/efficientnet-lite2"
+STORED = (0, 1, 2, 3, 4, 6)  # layers of the encoder
+AT_ONCE = 32  # pictures that the encoder sees
 
 
 def on_white(picture: Image.Image) -> Image.Image:
@@ -87,18 +93,27 @@ def augmented(picture: Image.Image, photos: list[Path], rng: random.Random) -> I
 
 
 @torch.no_grad()
-def encode(paths: list[Path], view: int, photos: list[Path], encoder: Encoder, seed: int) -> list[Tensor]:
-    """Features of one view of every picture: per layer (N, width) float16. View 0 is the picture on white."""
-    recipe, layers, batches = RECIPES["image"]["starter"], range(encoder.widths.layers), []
-    for start in range(0, len(paths), 32):
-        images = []
-        for i in range(start, min(start + 32, len(paths))):
-            picture = Image.open(paths[i]).convert("RGBA")
-            rng = random.Random(f"{seed}/{view}/{i}")
-            images.append(recipe(on_white(picture) if view == 0 else augmented(picture, photos, rng)))
-        pixels = torch.stack(images).to(memory_format=torch.channels_last)  # (B, 3, S, S)
-        batches.append(encoder(pixels, layers))
-    return [torch.cat(parts).half() for parts in zip(*batches, strict=True)]
+def encode_all(pictures: Iterable[Tensor], encoder: Encoder) -> dict[str, Tensor]:
+    """Pictures (3, S, S) as the recipe makes them -> their features, {"layer0": (M, 16) float16, …}."""
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    parts: list[list[Tensor]] = []
+    source = iter(pictures)
+    while chunk := list(islice(source, AT_ONCE)):
+        pixels = torch.stack(chunk).to(memory_format=torch.channels_last)  # (B, 3, S, S)
+        parts.append([feature.half() for feature in encoder(pixels, STORED)])
+        if len(parts) % 50 == 0:
+            print(f"{len(parts) * AT_ONCE} pictures are encoded", flush=True)
+    return {
+        f"layer{layer}": torch.cat(each) for layer, each in zip(STORED, zip(*parts, strict=True), strict=True)
+    }
+
+
+def view_of(paths: list[Path], view: int, photos: list[Path], seed: int) -> Iterator[Tensor]:
+    """One view of every picture, as the recipe makes it. View 0 is the picture on white."""
+    recipe = RECIPES["image"]["starter"]
+    for i, path in enumerate(paths):
+        picture, rng = Image.open(path).convert("RGBA"), random.Random(f"{seed}/{view}/{i}")
+        yield recipe(augmented(picture, photos, rng) if view else on_white(picture))
 
 
 def encode_pictures(work: Path, views: int = 6, seed: int = 0) -> None:
@@ -111,15 +126,12 @@ def encode_pictures(work: Path, views: int = 6, seed: int = 0) -> None:
         if row["is_photo"] and row["category"] == "building"
     ]
     encoder = load_encoder(ENCODER, progress=print)
-    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     classifier = load_file(backbone_dir(ENCODER) / "model.safetensors")
 
-    encoded: list[list[Tensor]] = []
+    encoded: list[dict[str, Tensor]] = []
     for view in range(1 + views):
-        encoded.append(encode(paths, view, photos, encoder, seed))
-        tensors = {f"layer{i}": torch.stack(parts, 1) for i, parts in enumerate(zip(*encoded, strict=True))}
-        final = tensors[f"layer{encoder.widths.layers - 1}"].float().flatten(0, 1)  # (N·V, 1280)
-        tensors |= {"mean": final.mean(0), "std": final.std(0)}
+        encoded.append(encode_all(view_of(paths, view, photos, seed), encoder))
+        tensors = {name: torch.stack([each[name] for each in encoded], 1) for name in encoded[0]}
         tensors |= {
             "head.weight": classifier["classifier.weight"],
             "head.bias": classifier["classifier.bias"],

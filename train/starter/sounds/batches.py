@@ -13,12 +13,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from epalm.adapter import Adapter
-from epalm.config import TaskConfig
+from epalm.config import FeatureLayer, TaskConfig
 from epalm.decoding import InjectedLM
 from epalm.files import read_json_lines
 from epalm.text import TaskText
 from train.batches import Batch, example_batch
-from train.starter.closed_form import start_by_regression
+from train.starter.closed_form import standardised, start_by_regression
 from train.starter.distil import Spread
 from train.starter.examples import Example
 from train.starter.sounds import questions
@@ -53,7 +53,7 @@ class SoundData:
         mixed: of every view, whether the two are heard at the same time.
         train, test: views of one sound; of the test's the sound itself, if training hears its label.
         train_pairs, test_pairs: views of two sounds.
-        scales: (mean, std) of the feature of every token.
+        scales: (mean, std) of a token's feature, by the encoder's layer that it is.
     """
 
     def __init__(self, work: Path):
@@ -73,7 +73,9 @@ class SoundData:
         self.train_pairs, self.test_pairs = sides["train", 2], sides["test", 2]
         trained = [*self.train, *self.train_pairs]
         seen = [stored[trained].float() for stored in self.stored]
-        self.scales = [(seen[layer].mean(0), seen[layer].std(0).clamp(min=1e-3)) for layer in LAYERS]
+        self.scales: dict[FeatureLayer, tuple[Tensor, Tensor]] = {
+            layer: (seen[layer].mean(0), seen[layer].std(0).clamp(min=1e-3)) for layer in LAYERS
+        }
         self.false = {
             side: FalseAnswers([r for r in self.rows if r["split"] == side and r["label_seen"]])
             for side in ("train", "test")
@@ -85,7 +87,7 @@ class SoundData:
 
     def features(self, raw: Sequence[Tensor]) -> list[Tensor]:
         """The same, standardised."""
-        return [(f - mean) / std for f, (mean, std) in zip(raw, self.scales, strict=True)]
+        return standardised(raw, LAYERS, self.scales)
 
     def groups(self) -> dict[str, dict[object, list[int]]]:
         """The training's views by where they are from, and there by what is drawn equally often."""
