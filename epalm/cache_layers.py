@@ -34,7 +34,7 @@ class RoomyLayer(DynamicLayer):
             self.place(key_states, value_states)
         else:
             if end > self.room[0].shape[2]:
-                self.place(self.keys, self.values)
+                self.place(self.keys, self.values, reserve=max(ROOM, key_states.shape[2]))
             self.room[0][:, :, self.width : end] = key_states
             self.room[1][:, :, self.width : end] = value_states
             self._show(end)
@@ -80,11 +80,11 @@ class RoomyLayer(DynamicLayer):
         first = self.width - width
         self.place(self.keys[chosen, :, first:], self.values[chosen, :, first:])
 
-    def place(self, keys: Tensor, values: Tensor) -> None:
-        """Hold these, with new columns in reserve."""
+    def place(self, keys: Tensor, values: Tensor, reserve: int = ROOM) -> None:
+        """Hold these, with so many new columns in reserve."""
         width = keys.shape[2]
         self.room = tuple(  # type: ignore[assignment]
-            part.new_zeros(*part.shape[:2], width + ROOM, part.shape[3]) for part in (keys, values)
+            part.new_zeros(*part.shape[:2], width + reserve, part.shape[3]) for part in (keys, values)
         )
         self.room[0][:, :, :width] = keys
         self.room[1][:, :, :width] = values

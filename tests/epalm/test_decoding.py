@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from epalm import EPALM
+from epalm.cache_layers import ROOM
 from epalm.config import GenerationConfig
 from tests.helpers.tiny import INJECTIONS, VOCAB, WIDTH, injection, tiny_lm
 
@@ -28,6 +29,16 @@ def test_cached_decoding_gives_the_logits_and_tokens_of_uncached_decoding(family
     cached, uncached = (lm.decode(*args, use_cache=c, **options) for c in (True, False))
     assert cached.sequences.tolist() == uncached.sequences.tolist()
     torch.testing.assert_close(torch.stack(cached.logits), torch.stack(uncached.logits), rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_question_may_be_longer_than_what_the_cache_keeps_in_reserve(family, beams):
+    lm, (config, n) = tiny_lm(family), injection("one layer after the range, as published", "causal")
+    ids, mask, prompt, tokens = inputs(lm, n, length=ROOM + 5)
+    prompt = prompt[:1].expand(len(ids), -1, -1)  # the same for all, so that it is computed once
+    args = (ids, mask, prompt, tokens, config, GenerationConfig(beams, max_new_tokens=3))
+    assert lm.decode(*args, use_cache=True).tolist() == lm.decode(*args, use_cache=False).tolist()
 
 
 @pytest.mark.parametrize("scoring", ["library", "reference"])
