@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image, ImageStat
-from safetensors.torch import load_file
+from PIL import Image, ImageDraw, ImageStat
+from safetensors.torch import load_file, save_file
 
 from train.starter.examples import IS_IT, KIND, WHAT
 from train.starter.pictures import composed, photos
+from train.starter.pictures.colours import main_colour
 from train.starter.pictures.composed import SIDE, compose, countable, encode_composed, plan_composed
 from train.starter.pictures.features import STORED
 from train.starter.pictures.photos import encode_photos, plan_photos, random_view, read_photos
 from train.starter.pictures.questions import (
     NUMBERS,
+    about_colour,
     about_composed,
     about_room,
     alike,
@@ -26,6 +28,7 @@ from train.starter.pictures.questions import (
     plural,
     yes_or_no,
 )
+from train.starter.split import split_pictures
 
 CLASSES = classifier_classes()
 CLASS_OF = {thing.noun: i for i, thing in enumerate(CLASSES)}
@@ -167,6 +170,44 @@ def test_only_training_cut_outs_that_can_be_counted_are_composed(tmp_path, monke
 
 
 # Questions
+
+
+@pytest.mark.parametrize(
+    ("paint", "name"),
+    [
+        ("red", "red"), ("#a01010", "red"), ("#ff9999", "pink"), ("orange", "orange"), ("#7a4a1a", "brown"),
+        ("yellow", "yellow"), ("green", "green"), ("#2040c0", "blue"), ("#8030b0", "purple"),
+        ("hotpink", "pink"), ("black", "black"), ("white", "white"), ("gray", "gray"),
+    ],
+)  # fmt: skip
+def test_a_cut_out_has_the_colour_that_people_name(paint, name):
+    assert main_colour(solid(paint)) == name
+
+
+def test_what_is_colourful_or_hardly_there_has_no_colour():
+    flag = solid("red")
+    flag.paste("blue", (0, 0, 20, 40))
+    assert main_colour(flag) is None
+    assert main_colour(Image.new("RGBA", (40, 40))) is None
+
+
+def test_the_split_notes_the_colours_of_cut_outs(tmp_path):
+    rows, framed = [], Image.new("RGBA", (60, 90))
+    ImageDraw.Draw(framed).ellipse([5, 30, 55, 80], fill="blue")
+    for name, picture in (("ball", framed), ("wall", solid("red"))):
+        picture.save(tmp_path / f"{name}.png")
+        rows.append({"path": f"{name}.png", "label": name, "source": "made", "is_photo": False})
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    save_file({"layer4": torch.eye(2)[:, None].half()}, tmp_path / "features.safetensors")
+    split_pictures(tmp_path)
+    found = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
+    assert [row["colour"] for row in found] == ["blue", None]
+    assert {row["split"] for row in found} <= {"train", "test"}
+
+
+def test_colours_are_asked_for_in_both_spellings():
+    asked = dict(about_colour("car", "blue", random.Random(seed)) for seed in range(60))
+    assert {"what colour is the car?", "what color is it?"} < set(asked) and set(asked.values()) == {"blue"}
 
 
 def test_answers_about_composed_pictures_are_right():

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from epalm.files import read_json_lines, write_json_lines
+from train.starter.clips.collect import is_cut_out
+from train.starter.pictures.colours import main_colour
 from train.starter.pictures.features import on_white
 
 TEST_SHARE = 0.15
@@ -91,15 +93,21 @@ def split(rows: list[dict], seed: int) -> None:
 
 
 def split_pictures(work: Path, seed: int = 0) -> None:
-    """Add "group", "split" and "label_seen" to the rows of WORK/manifest.jsonl."""
+    """Add "group", "split", "label_seen" and, of cut-outs, "colour" to the rows of WORK/manifest.jsonl."""
     manifest = work / "manifest.jsonl"
     rows = read_json_lines(manifest)
     features = load_file(work / "features.safetensors")["layer4"][:, 0].float()  # (N, 1280): the clean views
     features = (features - features.mean(0)) / features.std(0)
-    thumbnails = torch.stack([thumbnail(Image.open(work / row["path"]).convert("RGBA")) for row in rows])
+    thumbnails = []
+    for row in rows:
+        picture = Image.open(work / row["path"]).convert("RGBA")
+        thumbnails.append(thumbnail(picture))
+        row["colour"] = main_colour(picture) if is_cut_out(picture, row["is_photo"]) else None
     numbers = {label: i for i, label in enumerate(sorted({row["label"] for row in rows}))}
     labels = torch.tensor([numbers[row["label"]] for row in rows])
-    for row, group in zip(rows, groups_of(near_duplicates(features, thumbnails, labels)), strict=True):
+    for row, group in zip(
+        rows, groups_of(near_duplicates(features, torch.stack(thumbnails), labels)), strict=True
+    ):
         row["group"] = group
     split(rows, seed)
     write_json_lines(manifest, rows)

@@ -28,6 +28,7 @@ from train.starter.examples import CAPTION, Example, Thing, question_about
 from train.starter.pictures.features import STORED
 from train.starter.pictures.photos import read_photos
 from train.starter.pictures.questions import (
+    about_colour,
     about_composed,
     about_room,
     alike,
@@ -61,6 +62,7 @@ SHARES = {
     "qa": {"rooms": 0.28, "scenes": 0.14, "things": 0.14, "named things": 0.05, "named draws": 0.11,
            "composed": 0.06, "debian": 0.06, "draws": 0.16},
 }  # fmt: skip
+ABOUT_COLOUR = 0.35  # share of the questions about a cut-out of one colour
 DRAWN = ("draws", "named draws")
 
 
@@ -239,6 +241,8 @@ class StarterData:
         if name == "debian":
             if task == "caption":
                 return None, _picture(row).name(rng)
+            if row.get("colour") and rng.random() < ABOUT_COLOUR:
+                return about_colour(row["label"], row["colour"], rng)
             return question_about(_picture(row), self.pool, rng)
         if name == "scenes":
             if task == "caption":

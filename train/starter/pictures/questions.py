@@ -118,6 +118,12 @@ def about_room(question: str, answer: str, rng: random.Random) -> Example:
     return question, answer
 
 
+def about_colour(label: str, colour: str, rng: random.Random) -> Example:
+    """Of which colour it is, in both spellings."""
+    asked = rng.choice(("what {} is it?", "what {} is this?", f"what {{}} is the {label}?"))
+    return asked.format(rng.choice(("colour", "color"))), colour
+
+
 def about_composed(row: dict[str, Any], rng: random.Random) -> Example:
     """About a line of composed.jsonl: how many, what is where, which is on which side."""
     if row["way"] == "count":
