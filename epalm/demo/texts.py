@@ -32,7 +32,7 @@ TABS = {
         examples="*.jpg",
         credits="Cat: Stéfan van der Walt, CC0 · coffee: Rachel Michetti, CC0 · person: NASA, public "
         "domain · rocket: SpaceX, public domain",
-        questions=("what is this?", "what kind of thing is this?", "what do you see?"),
+        questions=("what is this?", "is this a cat?", "what is happening?"),
         limit="The person shows a limit: the starter's encoder tells a thousand kinds of things apart, and "
         "people are none of them.",
     ),
