@@ -30,8 +30,8 @@ TABS = {
         pitch="looks at your pictures",
         take="upload one, take one or choose an example",
         examples="*.jpg",
-        credits="Cat: Stéfan van der Walt, CC0 · coffee: Rachel Michetti, CC0 · person: NASA, public "
-        "domain · rocket: SpaceX, public domain",
+        credits="Cat: Stéfan van der Walt, CC0 · coffee: Rachel Michetti, CC0 · lion: Gradio, Apache 2.0 · "
+        "person: NASA, public domain",
         questions=("what is this?", "is this a cat?", "what is happening?"),
         limit="The person shows a limit: the starter's encoder tells a thousand kinds of things apart, and "
         "people are none of them.",
@@ -46,7 +46,7 @@ TABS = {
         "[bigbuckbunny.org](https://www.bigbuckbunny.org), CC BY 3.0",
         questions=("what is this?", "what happens?", "which way does it move?"),
         limit="The rabbit shows a limit: it is drawn, and it stretches, while the starter learned from "
-        "photographs and from things that move as a whole.",
+        "photographs and from things that move as a whole; and of the earth it knows the motion alone.",
     ),
     "audio": Tab(
         name="Audio",
@@ -54,7 +54,7 @@ TABS = {
         pitch="listens to your sounds",
         take="upload one, record one or choose an example",
         examples="*.flac",
-        credits="Drums: Snapper4298, CC0 · saxophone: Gradio, Apache 2.0 · till: Zott820, CC0 · voice: Marco "
+        credits="Drums: Snapper4298, CC0 · saxophone: Gradio, Apache 2.0 · voice: Marco "
         "Menardi and Paola Dal Zot, [voip.ammdomus.it](http://www.voip.ammdomus.it), CC BY-SA 3.0",
         questions=("what do you hear?", "which instrument is this?", "who is speaking?"),
         limit="The saxophone shows a limit: the starter often takes an instrument for another of its kind.",
