@@ -22,8 +22,9 @@ RUFF := $(PY) -m ruff
 demo: .venv/installed
 	$(PY) app.py $(ARGS)
 
+# Two processes, each with the tests of whole files: most tests wait for one core.
 test: lint .venv/backbones .venv/axe-core
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed-dev
 	$(RUFF) check .
