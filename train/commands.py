@@ -31,7 +31,17 @@ own_{image,video,audio}_{caption,qa}: own data
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Register all of them."""
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (add_prepare, add_features, add_fit, add_evaluate, add_report, add_study, add_starter):
+    for add in (
+        add_prepare,
+        add_features,
+        add_fit,
+        add_evaluate,
+        add_report,
+        add_study,
+        add_ablation,
+        add_starter,
+        add_starter_report,
+    ):
         add(commands)
 
 
@@ -182,6 +192,23 @@ def add_study(commands: Any) -> None:
     parser.set_defaults(run=study)
 
 
+def add_ablation(commands: Any) -> None:
+    """Register `ablation` among the subparsers of `python -m train`."""
+    parser = commands.add_parser(
+        "ablation",
+        help="compare small trainings of the starter's image adapters",
+        description="Train and measure every row of ABLATION with every seed, on the features of the "
+        "starter's work folder, and write table.md and figure.png into its folder.",
+        epilog="Runs that are finished are not repeated, and a stopped one goes on, so the same command "
+        "continues an ablation. The features come from `python -m train starter --data-only --data DIR`.",
+    )
+    parser.add_argument("ablation", type=Path, metavar="ABLATION", help="what to compare, a YAML file")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all")
+    parser.add_argument("--no-run", action="store_true", help="only show the runs that are finished")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="put both into this file, too")
+    parser.set_defaults(run=ablation)
+
+
 def add_report(commands: Any) -> None:
     """Register `report` among the subparsers of `python -m train`."""
     parser = commands.add_parser(
@@ -228,7 +255,37 @@ def add_starter(commands: Any) -> None:
     parser.add_argument(
         "--data-only", action="store_true", help="stop before the training: media, features, manifests"
     )
+    for name, what in (("media", "the media"), ("steps", "the trainings' steps")):
+        parser.add_argument(
+            f"--{name}-share",
+            type=float,
+            default=1.0,
+            metavar="F",
+            help=f"use this part of {what}, to try the factory out (%(default)s)",
+        )
     parser.set_defaults(run=starter)
+
+
+def add_starter_report(commands: Any) -> None:
+    """Register `starter-report` among the subparsers of `python -m train`."""
+    parser = commands.add_parser(
+        "starter-report",
+        help="measure a folder of starter adapters on public media that they never saw",
+        description="Describe and answer questions about held-out photos, rooms, recordings and clips, "
+        "beside another file's features, the encoder's own head or a probe, and the nearest training item; "
+        "write the tables into the folder's README.md. Features are kept in the work folder for the next "
+        "report.",
+    )
+    parser.add_argument(
+        "folder", type=Path, nargs="?", metavar="FOLDER", help="of the adapters (assets/starter)"
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="folder with the public sets; see `starter`"
+    )
+    parser.add_argument("--work", type=Path, default=Path("runs/starter"), help="folder for features")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="write the tables here instead")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all")
+    parser.set_defaults(run=starter_report)
 
 
 # ---------------------------------------------------------------- what they run
@@ -273,7 +330,21 @@ def study(arguments: argparse.Namespace) -> None:
     run_study(arguments)
 
 
+def ablation(arguments: argparse.Namespace) -> int:
+    from train.starter.ablation.command import run_ablation
+
+    return run_ablation(arguments)
+
+
 def starter(arguments: argparse.Namespace) -> int:
     from train.starter.build import build
+    from train.starter.scale import Scale
 
-    return build(arguments.work, arguments.out, arguments.threads, arguments.data_only, arguments.data)
+    scale = Scale(arguments.media_share, arguments.steps_share)
+    return build(arguments.work, arguments.out, arguments.threads, arguments.data_only, arguments.data, scale)
+
+
+def starter_report(arguments: argparse.Namespace) -> None:
+    from train.starter.report.command import run_starter_report
+
+    run_starter_report(arguments)

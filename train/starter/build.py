@@ -23,15 +23,16 @@ from train.batches import Batch, DrawnBatches, example_batch
 from train.checkpoint import Checkpoint, identity_of
 from train.fit import Verdict, fit, losses
 from train.frozen import lm_config, load_frozen_lm, new_adapter
-from train.machine import new_accelerator
+from train.machine import new_accelerator, pack_where_there_is_room
 from train.regime import Regime, regime_of
+from train.reports.readme import write_between
 from train.starter.clips import features as clip_features
 from train.starter.clips.batches import ClipData
-from train.starter.clips.collect import write_clips
+from train.starter.clips.collect import TEST, TRAIN, write_clips
 from train.starter.distil import Spread
 from train.starter.examples import Example
 from train.starter.manifests import write_manifests
-from train.starter.measure import report
+from train.starter.measure import own_media
 from train.starter.photos import gather_photos
 from train.starter.pictures import features as picture_features
 from train.starter.pictures.batches import StarterData
@@ -39,6 +40,9 @@ from train.starter.pictures.collect import write_manifest
 from train.starter.pictures.composed import encode_composed
 from train.starter.pictures.photos import encode_photos
 from train.starter.plans import PLANS, Plan
+from train.starter.report.command import real_media
+from train.starter.report.dictionary import read_dictionary
+from train.starter.scale import FULL, Scale, keep_to
 from train.starter.sounds import features as sound_features
 from train.starter.sounds.batches import SoundData
 from train.starter.sounds.collect import write_sounds
@@ -91,20 +95,23 @@ def held_out_loss(model: AdaptedLM, regime: Regime, data: Data) -> tuple[float, 
     return means[0], means[1]
 
 
-def train_adapter(plan: Plan, data: Data, work: Path, out: Path) -> int:
+def train_adapter(plan: Plan, data: Data, work: Path, out: Path, scale: Scale = FULL) -> int:
     """Train one adapter through its stages and write its folder; goes on from its checkpoints.
 
+    Args:
+        scale: which part of its steps.
     Returns:
         0, or 130 if it was told to stop.
     """
     accelerator = new_accelerator(plan.settings)
     sizes = lm_config(plan.settings)
     lm, tokenizer = load_frozen_lm(plan.settings, sizes, str(accelerator.device))
+    pack_where_there_is_room(lm.base)  # before the start is computed: that takes ten times as long without
     config = plan.settings.adapter_config(sizes, plan.widths)
     adapter = new_adapter(plan.settings, config, lm, tokenizer)
     data.start(adapter, lm, tokenizer)
     model = AdaptedLM(lm, adapter.to(lm.device), tokenizer)
-    for stage in plan.stages:
+    for stage in (stage.part(scale) for stage in plan.stages):
         settings = dataclasses.replace(stage.settings, out=str(work / stage.name))
         regime, size = regime_of(settings), settings.optim.batch
         source = DrawnBatches(data.batches(model.text, size, stage.spread), size, stage.steps)
@@ -127,39 +134,49 @@ def train_adapter(plan: Plan, data: Data, work: Path, out: Path) -> int:
     return 0
 
 
-def prepare(work: Path, public: Path | None = None) -> dict[str, Data]:
+def prepare(work: Path, public: Path | None = None, scale: Scale = FULL) -> dict[str, Data]:
     """Everything to train on, by modality; what is in the work folder is not made again.
 
     Args:
         public: folder of the public sets of real media, a folder each.
+        scale: which part of all media.
+    Raises:
+        EPALMError: the work folder has another part of the media.
     """
+    keep_to(work, scale)
     if not (work / "manifest.jsonl").exists():
-        write_manifest(work)
-    if not (work / "features.safetensors").exists():
-        picture_features.encode_pictures(work)
+        write_manifest(work, scale)
+    picture_features.encode_pictures(work)
     if '"split"' not in (work / "manifest.jsonl").read_text():
         split_pictures(work)
     if not (work / "composed.jsonl").exists():
-        encode_composed(work)
+        encode_composed(work, scale=scale)
     if not (work / "photo-features.jsonl").exists():
-        encode_photos(work, public)
+        encode_photos(work, public, scale=scale)
     if not (work / "clips.jsonl").exists():
-        write_clips(work)
+        write_clips(work, scale.count(TRAIN), scale.count(TEST))
     if not (work / "clips.safetensors").exists():
         clip_features.encode_clips(work)
     if not (work / "photo-clips.jsonl").exists():
-        clip_features.encode_photo_clips(work, public)
+        clip_features.encode_photo_clips(work, public, scale=scale)
     if not (work / "sounds.jsonl").exists():
-        write_sounds(work, public)
+        write_sounds(work, public, scale)
     if not (work / "sounds.safetensors").exists():
-        sound_features.encode_sounds(work)
+        sound_features.encode_sounds(work, scale=scale)
     write_manifests(work)
     print(f"the media and their manifests are in {work}", flush=True)
     pictures = StarterData(work)
     return {"image": pictures, "video": ClipData(work, pictures), "audio": SoundData(work)}
 
 
-def build(work: Path, out: Path | None, threads: int, data_only: bool, public: Path | None = None) -> int:
+def build(
+    work: Path,
+    out: Path | None,
+    threads: int,
+    data_only: bool,
+    public: Path | None = None,
+    scale: Scale = FULL,
+) -> int:
     """All stages of the starter; each is skipped if its result is in the work folder.
 
     Returns 0, or 130 if a training was told to stop.
@@ -169,20 +186,23 @@ def build(work: Path, out: Path | None, threads: int, data_only: bool, public: P
         threads: of the CPU; 0 = all.
         data_only: only what there is to train on; no adapter.
         public: folder of the public sets of real media; what is not there is named and left out.
+        scale: which part of all media and steps.
     """
     if threads:
         torch.set_num_threads(threads)
     out = out or STARTER
     work.mkdir(parents=True, exist_ok=True)
     if data_only:
-        prepare(work, public)
+        prepare(work, public, scale)
         return 0
     photos = gather_photos(work)  # now, lest a package is missed after hours of training
-    data = prepare(work, public)
+    read_dictionary(work)
+    data = prepare(work, public, scale)
     for plan in PLANS:
-        if stopped := train_adapter(plan, data[plan.task.modality], work, out):
+        if stopped := train_adapter(plan, data[plan.task.modality], work, out, scale):
             return stopped
-    index = {"adapters": [plan.name for plan in PLANS]}
-    write_json(out / CONFIG, index, indent=2)
-    report(EPALM.from_pretrained(out), data, photos, out / "README.md")
+    write_json(out / CONFIG, {"adapters": [plan.name for plan in PLANS]}, indent=2)
+    model = EPALM.from_pretrained(out)
+    lines = real_media(model, public, work) if public else []
+    write_between(out / "README.md", "measured", lines + own_media(model, data, photos))
     return 0

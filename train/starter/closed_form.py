@@ -10,6 +10,7 @@ are mapped by ridge regression on examples.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -22,6 +23,7 @@ from epalm.decoding import InjectedLM
 from epalm.injection import injection_schedule
 
 PENALTY = 0.3  # of the ridge regression, relative to the features' mean variance
+AT_ONCE = 64  # sentences that the LM reads
 OTHERS = 0.3  # what the random columns beside those of class probabilities are multiplied with
 
 
@@ -37,12 +39,19 @@ def last_states(
     lm: InjectedLM, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], layers: Sequence[int]
 ) -> dict[int, Tensor]:
     """What enters each of these LM layers at the last token of each sentence: {layer: (N, H)} in float32."""
-    states: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    for sentence in sentences:  # one by one: the order of their lengths is not worth a batch's padding
-        ids = torch.tensor([tokenizer(sentence)["input_ids"]], device=lm.device)
-        hidden = lm.base(ids, output_hidden_states=True, logits_to_keep=1).hidden_states
-        for layer in layers:
-            states[layer].append(hidden[layer][0, -1].float().cpu())
+    by_length: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)  # without padding
+    for i, sentence in enumerate(sentences):
+        ids = tokenizer(sentence)["input_ids"]
+        by_length[len(ids)].append((i, ids))
+    states: dict[int, list[Tensor]] = {layer: [torch.empty(0)] * len(sentences) for layer in layers}
+    for group in by_length.values():
+        for start in range(0, len(group), AT_ONCE):
+            numbers, rows = zip(*group[start : start + AT_ONCE], strict=True)
+            batch = torch.tensor(rows, device=lm.device)
+            hidden = lm.base(batch, output_hidden_states=True, logits_to_keep=1).hidden_states
+            for layer in layers:
+                for i, state in zip(numbers, hidden[layer][:, -1].float().cpu(), strict=True):
+                    states[layer][i] = state
     return {layer: torch.stack(each) for layer, each in states.items()}
 
 
@@ -106,6 +115,7 @@ def start_by_classes(
     sentences: Sequence[str],
     columns: Mapping[int, slice],
     unit: float,
+    states: Mapping[int, Tensor] | None = None,
 ) -> None:
     """Set the columns of class probabilities to what each class' sentence leaves in the LM.
 
@@ -113,9 +123,11 @@ def start_by_classes(
         sentences: one per class.
         columns: by token, where its probabilities stand.
         unit: what a probability is divided by in the standardised feature.
+        states: the sentences' `last_states`, if they are known.
     """
     entries = {j: layer for j, layer in entry_layers(adapter).items() if j in columns}
-    states = last_states(lm, tokenizer, sentences, sorted(set(entries.values())))
+    if states is None:
+        states = last_states(lm, tokenizer, sentences, sorted(set(entries.values())))
     for j, layer in entries.items():
         mean = states[layer].mean(0)
         weight = connector(adapter, j).weight.data * OTHERS

@@ -1,4 +1,4 @@
-"""What the starter gets right on pictures and photos that no training saw -> assets/starter/README.md."""
+"""What the starter gets right on held-out media of Debian packages, and on photos of packages."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from torch import Tensor
 from epalm.config import GenerationConfig
 from epalm.files import read_json_lines
 from epalm.model import EPALM
-from train.reports.readme import write_between
 from train.starter.clips import batches as clip_batches
 from train.starter.clips.batches import ClipData
 from train.starter.examples import IS_IT, KIND, WHAT, category_phrase
+from train.starter.naming import names
 from train.starter.pictures.batches import StarterData, held_out
 from train.starter.probe import motion_lines
 from train.starter.sounds import questions
@@ -27,11 +27,6 @@ from train.starter.sounds.batches import SoundData
 from train.starter.sounds.public import SETS
 
 MEDIA = {"image": "pictures", "video": "clips", "audio": "sounds"}
-
-
-def names(text: str, words: Sequence[str]) -> bool:
-    """True if one of `words` stands in `text` as a whole word, singular or plural."""
-    return any(re.search(rf"\b{re.escape(word)}(s|es)?\b", text.lower()) for word in words)
 
 
 @torch.inference_mode()
@@ -220,7 +215,7 @@ def _bare(phrase: str) -> str:
 def photo_rows(model: EPALM, data: StarterData, folder: Path) -> list[dict]:
     """Caption and answer for the photos that `folder/photos.jsonl` lists, through the whole pipeline.
 
-    "classified" tells whether the encoder's own classifier, which the adapters do not use, names the thing.
+    "classified" tells whether the encoder's own classifier names the thing.
     """
     rows = read_json_lines(folder / "photos.jsonl")
     recipe = model.recipes["image-caption"]
@@ -237,12 +232,10 @@ def photo_rows(model: EPALM, data: StarterData, folder: Path) -> list[dict]:
     return rows
 
 
-def report(model: EPALM, data: dict[str, Any], photos: Path, file: Path) -> None:
-    """Measure the adapters and put the tables between the marks of the starter's README."""
+def own_media(model: EPALM, data: dict[str, Any], photos: Path) -> list[str]:
+    """The tables of the work folder's held-out media, and of files of packages."""
     lines = [line for modality in MEDIA for line in modality_lines(model, modality, data[modality])]
-    lines += photo_lines(model, data["image"], photos)
-    lines += real_lines(model)
-    write_between(file, "measured", lines)
+    return lines + photo_lines(model, data["image"], photos) + real_lines(model)
 
 
 def modality_lines(model: EPALM, modality: str, data: Any) -> list[str]:
@@ -296,7 +289,7 @@ def photo_lines(model: EPALM, data: StarterData, photos: Path) -> list[str]:
         "",
         f"On {len(rows)} real photos from Python packages and Debian's wallpapers, none used in training: "
         f'the caption names the main thing in {named}, the answer to "what is this?" in {answered}. '
-        f"The encoder's own 1000-way classifier, which the adapters do not use, names it in {classified}.",
+        f"The encoder's own 1000-way classifier names it in {classified}.",
         "",
         "| photo | from | shows | caption | what is this? |",
         "|---|---|---|---|---|",

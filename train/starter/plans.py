@@ -12,6 +12,7 @@ from train.starter.clips.features import ENCODER as CLIP_ENCODER
 from train.starter.distil import PHOTOS, WIDE, Spread
 from train.starter.pictures import batches as pictures
 from train.starter.pictures.features import ENCODER as PICTURE_ENCODER
+from train.starter.scale import Scale
 from train.starter.sounds import batches as sounds
 from train.starter.sounds.features import ENCODER as SOUND_ENCODER
 
@@ -31,6 +32,13 @@ class Stage:
     settings: Settings
     steps: int
     spread: Spread
+
+    def part(self, scale: Scale) -> Stage:
+        """The same with a share of its steps."""
+        steps = scale.training(self.steps)
+        often = min(self.settings.optim.save_every, max(1, steps // 4))
+        optim = replace(self.settings.optim, save_every=often)
+        return replace(self, steps=steps, settings=replace(self.settings, optim=optim))
 
 
 @dataclass(frozen=True)

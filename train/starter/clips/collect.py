@@ -20,6 +20,7 @@ import numpy as np
 from av.video.stream import VideoStream
 from PIL import Image, ImageFilter, ImageOps
 
+from epalm.errors import EPALMError
 from epalm.files import read_json_lines, write_json_lines
 from train.starter.packages import fetch_deb, read_deb
 from train.starter.words import LABEL_OF
@@ -329,7 +330,7 @@ def write_clips(work: Path, train: int = TRAIN, test: int = TEST, seed: int = 0)
     """Make WORK/clips and WORK/clips.jsonl; files that exist are kept, so a second call goes on.
 
     Raises:
-        EPALMError: the photographs cannot be fetched.
+        EPALMError: there is nothing to move, or the photographs cannot be fetched.
     """
     manifest = read_json_lines(work / "manifest.jsonl")
     pictures: dict[str, list[dict]] = {"train": [], "test": []}
@@ -340,6 +341,11 @@ def write_clips(work: Path, train: int = TRAIN, test: int = TEST, seed: int = 0)
         counts = Counter(row["label"] for row in rows)
         for row in rows:  # twelve clocks are not twelve times one
             row["weight"] = counts[row["label"]] ** -0.5 * (PHOTO_WEIGHT if row["is_photo"] else 1)
+    if empty := [side for side, rows in pictures.items() if not rows]:
+        raise EPALMError(
+            f"None of the pictures for {empty[0]}ing is a cut-out that could move: take more of them with "
+            "--media-share."
+        )
     backgrounds = gather_backgrounds(work)
     (work / "clips").mkdir(exist_ok=True)
     rows = []

@@ -21,6 +21,7 @@ from epalm.files import atomic, read_json_lines, write_json_lines
 from epalm.media.recipes import RECIPES
 from train.starter.clips.photos import film, open_photo, plan_clips
 from train.starter.pictures.public import class_photos, flickr_photos
+from train.starter.scale import FULL, Scale
 
 ENCODER = "frames/starter/efficientnet-lite2"
 
@@ -31,9 +32,11 @@ def encode_clips(work: Path) -> None:
     encode((recipe(recipe.open(work / row["path"])) for row in rows), work / "clips.safetensors")
 
 
-def encode_photo_clips(work: Path, public: Path | None, seed: int = 0) -> None:
+def encode_photo_clips(work: Path, public: Path | None, seed: int = 0, scale: Scale = FULL) -> None:
     """Public sets of photos -> WORK/photo-clips.jsonl and WORK/photo-clips.safetensors."""
-    rows, recipe = plan_clips([*flickr_photos(public), *class_photos(public)]), RECIPES["video"]["starter"]
+    photos = [*flickr_photos(public), *class_photos(public)]
+    photos = scale.part(photos, lambda photo: (bool(photo.captions), photo.split))
+    rows, recipe = plan_clips(photos), RECIPES["video"]["starter"]
 
     def media() -> Iterable[Tensor]:
         for i, row in enumerate(rows):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from train.starter.closed_form import start_by_classes
 from train.starter.distil import ClassifierSampler, Spread
 from train.starter.examples import CAPTION, Example, Thing, question_about
 from train.starter.pictures.features import STORED
+from train.starter.pictures.groups import Group, Mixture, Shown
 from train.starter.pictures.photos import read_photos
 from train.starter.pictures.questions import (
     about_colour,
@@ -64,31 +64,6 @@ SHARES = {
 }  # fmt: skip
 ABOUT_COLOUR = 0.35  # share of the questions about a cut-out of one colour
 DRAWN = ("draws", "named draws")
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A picture.
-
-    Attributes:
-        views: rows of the features; the first is the picture as it is used later.
-        row: of the manifest, photo-features.jsonl or composed.jsonl.
-    """
-
-    views: range
-    row: dict[str, Any]
-
-
-@dataclass
-class Group:
-    """Pictures that are drawn together, and how often each."""
-
-    pictures: list[Shown] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
-
-    def add(self, picture: Shown, weight: float = 1.0) -> None:
-        self.pictures.append(picture)
-        self.weights.append(weight)
 
 
 class StarterData:
@@ -185,14 +160,31 @@ class StarterData:
         """The batch of every step."""
         return Batches(self, text, size, spread)
 
-    def start(self, adapter: Adapter, lm: InjectedLM, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Let the maps of class probabilities begin as what "The picture shows" and a class' name leave."""
-        sentences = [f"{CAPTION.input} {thing.names[0]}" for thing in self.classes]
+    def mixture(self, task: str, spread: Spread) -> Mixture:
+        """What the shipped adapters are trained on."""
+        return Mixture(self.shares(task, spread.rooms), LAYERS[task], DROPPED[task])
+
+    def sentences(self) -> list[str]:
+        """What stands for each class: "The picture shows a tench"."""
+        return [f"{CAPTION.input} {thing.names[0]}" for thing in self.classes]
+
+    def start(
+        self,
+        adapter: Adapter,
+        lm: InjectedLM,
+        tokenizer: PreTrainedTokenizerBase,
+        states: Mapping[int, Tensor] | None = None,
+    ) -> None:
+        """Let the maps of class probabilities begin as what the classes' sentences leave in the LM.
+
+        Args:
+            states: what that is, if it is known; see `start_by_classes`.
+        """
         layers = adapter.config.encoder.feature_layers
         columns = {
             j: slice(len(self.classes)) for j, layer in enumerate(layers) if parts(layer)[0] == PROBABILITIES
         }
-        start_by_classes(adapter, lm, tokenizer, sentences, columns, PROBABLE)
+        start_by_classes(adapter, lm, tokenizer, self.sentences(), columns, PROBABLE, states)
 
     def raw(self, views: Sequence[int] | Tensor) -> dict[int, Tensor]:
         """What the encoder makes of some views, {layer: (B, D)} in float32."""
@@ -213,7 +205,7 @@ class StarterData:
 
     def clean(self, picked: Sequence[int], task: str) -> list[Tensor]:
         """The raw feature of every token, of the manifest's pictures as they are."""
-        return tokens(self.raw([self.pictures[i].views[0] for i in picked]), task)
+        return tokens(self.raw([self.pictures[i].views[0] for i in picked]), LAYERS[task])
 
     def held_out(self, task: str) -> tuple[list[Tensor], list[Example]]:
         """Standardised features of every token, and examples, of the test's pictures and photos."""
@@ -228,7 +220,7 @@ class StarterData:
         for i, shown in enumerate(photos, start=len(picked)):
             name = "scenes" if shown.row["kind"] == "scene" else "things"
             examples.append(self.example(name, shown.row, raw[PROBABILITIES][i], task, rng))
-        return tokens(self.standardised(raw), task), examples
+        return tokens(self.standardised(raw), LAYERS[task]), examples
 
     def example(
         self, name: str, row: dict[str, Any], probabilities: Tensor, task: str, rng: random.Random
@@ -269,23 +261,33 @@ class StarterData:
 
 
 class Batches:
-    """The batch of every step: pictures and classifier draws, by SHARES.
+    """The batch of every step: pictures and classifier draws.
 
     Args:
         text: template and tokenizer of the task.
         size: examples per batch.
         spread: how varied the classifier draws are.
+        mixture: what they are made of; None = as the shipped adapters'.
     """
 
-    def __init__(self, data: StarterData, text: TaskText, size: int, spread: Spread, seed: int = 0):
+    def __init__(
+        self,
+        data: StarterData,
+        text: TaskText,
+        size: int,
+        spread: Spread,
+        seed: int = 0,
+        mixture: Mixture | None = None,
+    ):
         self.data, self.text, self.size, self.spread, self.seed = data, text, size, spread, seed
-        self.shares = data.shares(text.task.name, spread.rooms)
+        self.mixture = mixture or data.mixture(text.task.name, spread)
 
     def __call__(self, step: int) -> Batch:
         rng, task = random.Random(f"{self.seed}/{step}"), self.text.task.name
         generator = torch.Generator().manual_seed(rng.getrandbits(40))
         data = self.data
-        names = rng.choices(list(self.shares), list(self.shares.values()), k=self.size)
+        shares = self.mixture.shares
+        names = rng.choices(list(shares), list(shares.values()), k=self.size)
         names.sort(key=lambda name: name in DRAWN)
         shown = [self.pick(name, rng) for name in names if name not in DRAWN]
         drawn = [rng.randrange(len(data.classes)) for _ in names[len(shown) :]]
@@ -300,7 +302,7 @@ class Batches:
         for name, number in zip(names[len(shown) :], drawn, strict=True):
             examples.append(data.about_class(number, (), name == "named draws", task, rng))
         features = self.disturbed(data.standardised(raw), names, generator)
-        return example_batch(tokens(features, task), examples, self.text)
+        return example_batch(tokens(features, self.mixture.layers), examples, self.text)
 
     def pick(self, name: str, rng: random.Random) -> Shown:
         group = self.data.groups[name]
@@ -310,8 +312,9 @@ class Batches:
         self, features: dict[int, Tensor], names: Sequence[str], generator: torch.Generator
     ) -> dict[int, Tensor]:
         """With noise, and without the pooled feature or the stages of some rows."""
-        dropped = DROPPED[self.text.task.name]
-        often = torch.tensor([DROPPED_OF_SCENES if name in SCENES else dropped for name in names])[:, None]
+        dropped = self.mixture.dropped
+        of_scenes = min(DROPPED_OF_SCENES, dropped)
+        often = torch.tensor([of_scenes if name in SCENES else dropped for name in names])[:, None]
         kept = {
             group: torch.rand(len(names), 1, generator=generator) >= often for group in ((POOLED,), STAGES)
         }
@@ -325,9 +328,9 @@ class Batches:
         return disturbed
 
 
-def tokens(features: Mapping[int, Tensor], task: str) -> list[Tensor]:
+def tokens(features: Mapping[int, Tensor], layers: Sequence[FeatureLayer]) -> list[Tensor]:
     """{layer: (B, D)} -> what every token is made of."""
-    return [side_by_side(features, parts(layer)) for layer in LAYERS[task]]
+    return [side_by_side(features, parts(layer)) for layer in layers]
 
 
 def mean_and_std(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from epalm.files import write_json_lines
 from train.starter.packages import read_rcc, unpack
+from train.starter.scale import FULL, Scale
 from train.starter.words import ARTICLE_OF, CATEGORY_OF, LABEL_OF, head_label, read_names, with_article
 
 PACKAGES = ("tuxpaint-stamps-default", "pysiogame", "gcompris-qt-data", "openclipart-png", "openclipart-svg")
@@ -237,6 +238,7 @@ def collect(work: Path) -> list[Picture]:
     return pictures
 
 
-def write_manifest(work: Path) -> None:
+def write_manifest(work: Path, scale: Scale = FULL) -> None:
     """Collect all pictures and list them in WORK/manifest.jsonl."""
-    write_json_lines(work / "manifest.jsonl", map(asdict, collect(work)))
+    pictures = scale.kinds(collect(work), lambda picture: picture.label)
+    write_json_lines(work / "manifest.jsonl", map(asdict, pictures))

@@ -21,6 +21,7 @@ from epalm.files import atomic, read_json_lines, write_json_lines
 from epalm.media.recipes import RECIPES
 from train.starter.clips.collect import is_cut_out
 from train.starter.pictures.features import ENCODER, encode_all, random_background
+from train.starter.scale import FULL, Scale
 from train.starter.words import ARTICLE_OF, is_plural
 
 SIDE = 260  # pixels
@@ -81,7 +82,7 @@ def paste(canvas: Image.Image, thing: Image.Image, side: float, x: float, y: flo
     canvas.paste(small, (round(x - small.width / 2), round(y - small.height / 2)), small)
 
 
-def encode_composed(work: Path, seed: int = 0) -> None:
+def encode_composed(work: Path, seed: int = 0, scale: Scale = FULL) -> None:
     """Compose the training pictures' cut-outs and write their features and lines."""
     rows = read_json_lines(work / "manifest.jsonl")
     paths = [work / row["path"] for row in rows]
@@ -99,7 +100,7 @@ def encode_composed(work: Path, seed: int = 0) -> None:
         for i, row in enumerate(rows)
         if row["split"] == "train" and countable(row["label"]) and is_cut_out(read(i), row["is_photo"])
     }
-    planned, recipe = plan_composed(cut_outs, seed=seed), RECIPES["image"]["starter"]
+    planned, recipe = plan_composed(cut_outs, scale.count(MADE), seed), RECIPES["image"]["starter"]
 
     def media() -> Iterator[Tensor]:
         for i, row in enumerate(planned):

@@ -27,6 +27,7 @@ from epalm.media.recipes import RECIPES
 
 ENCODER = "starter/efficientnet-lite2"
 STORED = (0, 1, 2, 3, 4, 6)  # layers of the encoder
+LAYER_NAMES = tuple(f"layer{layer}" for layer in STORED)
 AT_ONCE = 32  # pictures that the encoder sees
 
 
@@ -117,8 +118,12 @@ def view_of(paths: list[Path], view: int, photos: list[Path], seed: int) -> Iter
 
 
 def encode_pictures(work: Path, views: int = 6, seed: int = 0) -> None:
-    """WORK/manifest.jsonl -> WORK/features.safetensors, written after each view to be of use early."""
-    rows = read_json_lines(work / "manifest.jsonl")
+    """WORK/manifest.jsonl -> WORK/features.safetensors; goes on after the last view that is there."""
+    rows, stored = read_json_lines(work / "manifest.jsonl"), work / "features.safetensors"
+    before = load_file(stored) if stored.exists() else {}
+    done = before[f"layer{STORED[0]}"].shape[1] if before else 0
+    if done == 1 + views:
+        return
     paths = [work / row["path"] for row in rows]
     photos = [
         path
@@ -128,8 +133,8 @@ def encode_pictures(work: Path, views: int = 6, seed: int = 0) -> None:
     encoder = load_encoder(ENCODER, progress=print)
     classifier = load_file(backbone_dir(ENCODER) / "model.safetensors")
 
-    encoded: list[dict[str, Tensor]] = []
-    for view in range(1 + views):
+    encoded = [{name: before[name][:, view] for name in LAYER_NAMES} for view in range(done)]
+    for view in range(done, 1 + views):
         encoded.append(encode_all(view_of(paths, view, photos, seed), encoder))
         tensors = {name: torch.stack([each[name] for each in encoded], 1) for name in encoded[0]}
         tensors |= {
@@ -137,5 +142,5 @@ def encode_pictures(work: Path, views: int = 6, seed: int = 0) -> None:
             "head.bias": classifier["classifier.bias"],
         }
         save_file(tensors, work / "features.part")
-        (work / "features.part").replace(work / "features.safetensors")
+        (work / "features.part").replace(stored)
         print(f"view {view} of {views}: {len(paths)} pictures", flush=True)

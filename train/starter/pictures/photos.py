@@ -24,6 +24,7 @@ from train.data.benchmarks.daquar import DAQUAR
 from train.data.benchmarks.files import Files
 from train.starter.pictures.features import ENCODER, encode_all
 from train.starter.pictures.public import class_photos, flickr_photos
+from train.starter.scale import FULL, Scale
 
 VIEWS = {"scene": 5, "class": 8, "room": 4}  # of a photo; there are few photos of classes
 SMALLEST = {"scene": 0.5, "class": 0.35, "room": 0.8}  # share of the photo's area that a view shows
@@ -91,9 +92,10 @@ def random_view(photo: Image.Image, kind: str, rng: random.Random) -> Image.Imag
     return view
 
 
-def encode_photos(work: Path, public: Path | None, seed: int = 0) -> None:
+def encode_photos(work: Path, public: Path | None, seed: int = 0, scale: Scale = FULL) -> None:
     """Public sets of photos -> WORK/photo-features.safetensors, then WORK/photo-features.jsonl."""
-    rows, recipe = plan_photos(public), RECIPES["image"]["starter"]
+    rows = scale.part(plan_photos(public), lambda row: (row["kind"], row["split"]))
+    recipe = RECIPES["image"]["starter"]
 
     def media() -> Iterator[Tensor]:
         for i, each in enumerate(rows):

@@ -19,6 +19,7 @@ import torch
 
 from epalm.files import write_json_lines
 from train.starter.packages import unpack
+from train.starter.scale import FULL, Scale
 from train.starter.sounds.fonts import FONTS, HELD_OUT, played, program_for
 from train.starter.sounds.kinds import Heard, Sound, section
 from train.starter.sounds.public import public_sounds
@@ -122,7 +123,7 @@ def collect(work: Path) -> list[Sound]:
     return sounds
 
 
-def write_sounds(work: Path, public: Path | None = None) -> None:
+def write_sounds(work: Path, public: Path | None = None, scale: Scale = FULL) -> None:
     """Collect all sounds, split them, and list them in WORK/sounds.jsonl.
 
     Args:
@@ -134,10 +135,10 @@ def write_sounds(work: Path, public: Path | None = None) -> None:
     for program in ("fluidsynth", "espeak-ng"):
         program_for(program, program)  # before minutes of work
     shutil.rmtree(work / "sounds", ignore_errors=True)
-    sounds = collect(work)
+    sounds = scale.kinds(collect(work), lambda sound: sound.label)
     join_duplicates(work, sounds)
     split(sounds)
-    sounds += public_sounds(public)
+    sounds += scale.part(public_sounds(public), lambda sound: (sound.source, sound.label, sound.split))
     write_json_lines(work / "sounds.jsonl", map(asdict, sounds))
     for name in ("split", "category", "source"):
         print(name, dict(Counter(getattr(sound, name) for sound in sounds).most_common()))

@@ -27,6 +27,7 @@ from epalm.files import atomic, read_json_lines
 from epalm.media.audio import Sound
 from epalm.media.recipes import RECIPES
 from epalm.media.transforms import WHISPER_RATE
+from train.starter.scale import FULL, Scale
 from train.starter.sounds.mixing import BEHIND_A_VOICE, BESIDE, at_once, augmented, behind, in_sequence, load
 from train.starter.sounds.public import SETS
 from train.starter.sounds.questions import alike
@@ -108,16 +109,17 @@ def rather_public(found: list[int], rows: list[Row], rng: random.Random) -> int:
     return rng.choice(public if public and rng.random() < 0.6 else found)
 
 
-def choose_views(rows: list[Row], seed: int) -> list[View]:
+def choose_views(rows: list[Row], seed: int, scale: Scale = FULL) -> list[View]:
     """Everything that is encoded. Sounds for testing are heard as they are."""
     views = []
     for i, row in enumerate(rows):
         several = VIEWS["public" if row["source"] in SETS else "debian"] if row["split"] == "train" else 1
         views += [View(i, view=view) for view in range(several)]
-    for first, second in choose_pairs(rows, seed):
+    pairs, together = ({side: scale.count(n) for side, n in counts.items()} for counts in (PAIRS, MIXTURES))
+    for first, second in choose_pairs(rows, seed, pairs):
         turned = random.Random(f"{seed}/{first}/{second}").random() < 0.5
         views.append(View(second, first) if turned else View(first, second))
-    mixtures = choose_pairs(rows, seed + 1, MIXTURES, WITH_A_VOICE["mixtures"])
+    mixtures = choose_pairs(rows, seed + 1, together, WITH_A_VOICE["mixtures"])
     return views + [View(first, second, mixed=True) for first, second in mixtures]
 
 
@@ -146,11 +148,12 @@ class Waveforms:
 
 
 @torch.no_grad()
-def encode_sounds(work: Path, seed: int = 0) -> None:
+def encode_sounds(work: Path, seed: int = 0, scale: Scale = FULL) -> None:
     """WORK/sounds.jsonl -> WORK/sounds.safetensors."""
     rows = read_json_lines(work / "sounds.jsonl")
     encoder, recipe = load_encoder(ENCODER, progress=print), RECIPES["audio"]["starter"]
-    depth, views, waveforms = encoder.widths.layers, choose_views(rows, seed), Waveforms(work, rows, seed)
+    depth, waveforms = encoder.widths.layers, Waveforms(work, rows, seed)
+    views = choose_views(rows, seed, scale)
     layers, stems = [], []
     for k, view in enumerate(views):
         media = recipe(Sound(waveforms.of(view), WHISPER_RATE))

@@ -1,0 +1,214 @@
+"""`python -m train starter-report`: scores beside guesses, with intervals, and failures at random."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.helpers.trainings import run
+from train.data.manifest import Item
+from train.starter.naming import named, named_or_kind, names
+from train.starter.pictures.public import Photo
+from train.starter.pictures.questions import classifier_classes
+from train.starter.report import images, sounds
+from train.starter.report.baselines import nearest, probe, usual_answers
+from train.starter.report.dictionary import dictionary_lines, invented, words_of
+from train.starter.report.features import PART, Opener
+from train.starter.report.images import another, cider, naming_rows, nearest_answers
+from train.starter.report.table import SHOWN, Row, Said, lines_of
+from train.starter.sounds.kinds import Sound
+
+CLASSES = classifier_classes()
+TENCH, GOLDFISH = CLASSES[:2]
+
+
+# What counts as right
+
+
+def test_a_kind_is_right_as_a_word_and_a_name_anywhere():
+    assert named("two tenches", TENCH) and not named("a fish", TENCH)
+    assert named_or_kind("a fish in the water", TENCH) and not named_or_kind("a fishing boat", TENCH)
+    assert names("three dogs", ["dog"]) and not names("a hotdog", ["dog"])
+
+
+def test_another_item_is_far_away():
+    assert another(6) == [3, 4, 5, 0, 1, 2] and another(1) == [0]
+
+
+def test_cider_is_highest_where_the_words_are_peoples():
+    people = [["a dog runs on the grass"], ["a man rides a bike"], ["two girls play ball"]]
+    exact = cider([captions[0] + "." for captions in people], people)
+    assert min(exact) > max(cider(["a man rides a bike", "two girls play ball", "a dog runs"], people))
+
+
+# Guesses
+
+
+def test_the_nearest_is_the_one_in_the_same_direction():
+    train = torch.tensor([[0.0, 1.0], [1.0, 0.0], [-1.0, -1.0]])
+    assert nearest(train, torch.tensor([[2.0, 0.1], [0.0, 3.0]]).half()) == [1, 0]
+
+
+def test_a_probe_tells_classes_apart_that_a_line_separates():
+    torch.manual_seed(0)
+    labels = ["rain", "dog"] * 20
+    train = torch.randn(40, 100)
+    train[::2, :30] += 2
+    test = torch.randn(10, 100)
+    test[::2, :30] += 2
+    assert probe(train, labels, test) == ["rain", "dog"] * 5
+
+
+def test_usual_answers_are_those_of_the_same_question():
+    usual, most = usual_answers(["how many?", "how many?", "how many?", "what?"], ["2", "1", "2", "lamp"])
+    assert usual == {"how many?": "2", "what?": "lamp"} and most == "2"
+
+
+def test_the_nearest_answer_is_to_the_same_question():
+    def item(media: str, question: str, answer: str) -> Item:
+        return Item(media + question, media, question, (answer,))
+
+    train = [item("a", "what?", "lamp"), item("b", "what?", "desk"), item("b", "how many?", "3")]
+    test = [item("c", "what?", "?"), item("c", "how many?", "?"), item("c", "where?", "?")]
+    pooled = [torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.9, 0.1]])]
+    assert nearest_answers(train, test, pooled, ["a", "b"], ["c"], {}, "2") == ["lamp", "3", "2"]
+
+
+# Rows
+
+
+def test_a_row_has_means_with_intervals_and_what_is_not_known_stays_empty():
+    row = Row("names", [1.0] * 30 + [0.0] * 10, known=[1.0] * 40, known_by="head")
+    cells = [cell.strip() for cell in row.line().strip("|").split("|")]
+    assert cells[:2] == ["names", "40"] and cells[2].startswith("75.0 % (")
+    low, high = cells[2].split("(")[1].rstrip(")").split("–")
+    assert 50 < int(low) < 75 < int(high) < 95
+    assert cells[3:] == ["", "100.0 % (100–100) head", ""]
+
+
+def test_failures_are_drawn_the_same_way_every_time():
+    said = [Said(f"{i}.jpg", "a dog", f"a cat | {i}") for i in range(40)]
+    row = Row("names", [float(i % 2) for i in range(40)], said=said)
+    shown = row.failures()
+    assert len(shown) == SHOWN and shown == row.failures()
+    assert all(int(line.split("/")[1].split(" ")[1]) % 2 == 0 for line in shown)
+    assert lines_of([row])[-2] == shown[-1] and lines_of([Row("x", [1.0])])[-1] == ""
+
+
+def test_captions_of_classes_are_compared_with_head_and_neighbour():
+    photos = [Photo(Path(f"{i}.jpg"), "test", label=i) for i in (0, 1)]
+    probabilities = torch.eye(1000)[[0, 2]]
+    near = [Photo(Path("n.jpg"), "train", label=1)] * 2
+    name, kind = naming_rows("caption", ["a tench", "a boat"], photos, probabilities, near)
+    assert (name.right, name.blind, name.known, name.near) == ([1, 0], [0, 0], [1, 0], [0, 1])
+    assert kind.right == [1, 0] and kind.near == [TENCH.kind == GOLDFISH.kind, 1]
+    assert [said.file for said in name.said] == ["0.jpg", "1.jpg"]
+
+
+def test_yes_and_no_are_asked_equally_often_about_sounds(monkeypatch):
+    def sound(label: str) -> Sound:
+        return Sound("x.wav", "esc10", label, f"a {label}", [label], "animal", None, "g")
+
+    heard: list[list[str]] = []
+
+    def say(model, adapter, features, rows, questions):
+        heard.append(list(questions))
+        return ["Yes"] * len(questions)
+
+    monkeypatch.setattr(sounds, "say", say)
+    both = [sound("rooster"), sound("helicopter")]
+    row = sounds.yes_or_no_row(None, "ESC-10: x", both, [], ["rooster", "rooster"], ["cat", "helicopter"])
+    assert heard[0] == [
+        "is this a rooster?", "is this a helicopter?", "is this a helicopter?", "is this a rooster?"
+    ]  # fmt: skip
+    assert row.right == [1, 0, 1, 0] and row.known == [1, 1, 0, 0] and row.near == [0, 1, 1, 1]
+
+
+# Words
+
+
+def test_words_are_taken_apart():
+    assert words_of("A man's hi-hat isn't blue.") == ["a", "man", "hi", "hat", "isn", "blue"]
+
+
+def test_an_invented_word_is_found_and_told():
+    dictionary = frozenset(["a", "tailed", "frog"])
+    assert invented(["a tailed frog", "a malejay"], dictionary) == [[], ["malejay"]]
+    (line, _) = dictionary_lines(["a tailed frog", "a malejay"], dictionary)
+    assert "Of these 2 captions 1 (50.0 %)" in line and line.endswith("malejay.")
+
+
+# Features
+
+
+class Recipe:
+    """Opens a picture and counts how often."""
+
+    opened = 0
+
+    def open(self, path: Path) -> Image.Image:
+        self.opened += 1
+        return Image.open(path)
+
+    def __call__(self, picture: Image.Image) -> torch.Tensor:
+        return torch.tensor(picture.getpixel((0, 0))).float()
+
+    def to_dict(self) -> dict:
+        return {"name": "first pixel"}
+
+
+class Encoder:
+    widths = (3, 1)
+
+    def __call__(self, media: torch.Tensor, layers: range) -> list[torch.Tensor]:
+        return [media, media.sum(1, keepdim=True)][: len(layers)]
+
+
+def test_features_are_encoded_once_and_go_on_where_they_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr("train.starter.report.features.PART", 2)
+    paths = []
+    for i in range(5):
+        paths.append(str(tmp_path / f"{i}.png"))
+        Image.new("RGB", (4, 4), (i, 0, 1)).save(paths[-1])
+    recipe = Recipe()
+    opener = Opener(Encoder(), recipe, tmp_path / "kept", "image")
+    first = opener.features("set", paths)
+    assert first[1].flatten().tolist() == [1, 2, 3, 4, 5] and recipe.opened == 5
+    next((tmp_path / "kept").glob("set-*/00002.safetensors")).unlink()
+    again = opener.features("set", paths)
+    assert torch.equal(again[0], first[0]) and recipe.opened == 7
+    opener.features("set", paths[:2])  # another list is another set
+    assert recipe.opened == 9 and PART > 2
+
+
+def test_a_medium_may_be_made_instead_of_opened(tmp_path):
+    opener = Opener(Encoder(), Recipe(), tmp_path, "image")
+    made = opener.features("made", ["a", "b"], lambda i: Image.new("RGB", (2, 2), (10 * i, 0, 0)))
+    assert made[0][:, 0].tolist() == [0, 10]
+
+
+# The command
+
+
+def test_a_missing_folder_of_sets_is_told(tmp_path, capsys):
+    assert run("starter-report", "--data", tmp_path / "none", "--work", tmp_path) == 2
+    assert "give the folder of the public sets with --data" in capsys.readouterr().err
+
+
+def test_what_no_folder_has_is_left_out(tmp_path, capsys):
+    assert images.photo_rows(None, tmp_path, None) == ([], [])
+    assert images.scene_rows(None, tmp_path, None) == ([], [])
+    assert images.room_rows(None, tmp_path, None) == []
+    assert sounds.sound_rows(None, tmp_path, None) == ([], [])
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_the_wrong_name_is_never_right(hard, monkeypatch):
+    photos = [Photo(Path(f"{i}.jpg"), "test", label=i) for i in (0, 1, 2)]
+    features = [torch.rand(3, 1000) for _ in range(7)]
+    monkeypatch.setattr(images, "say", lambda model, adapter, features, rows, questions: ["no"] * len(rows))
+    rows = images.yes_or_no_rows(None, "image-qa", photos, features, photos)
+    row = rows[int(hard)]
+    assert row.right == [0, 1] * 3 and row.near == [1, 1] * 3
+    assert len({said.wanted for said in row.said}) == 6
