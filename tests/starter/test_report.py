@@ -135,8 +135,12 @@ def test_words_are_taken_apart():
 def test_an_invented_word_is_found_and_told():
     dictionary = frozenset(["a", "tailed", "frog"])
     assert invented(["a tailed frog", "a malejay"], dictionary) == [[], ["malejay"]]
-    (line, _) = dictionary_lines(["a tailed frog", "a malejay"], dictionary)
+    line, _ = dictionary_lines(["a tailed frog", "a malejay"], [], dictionary)
     assert "Of these 2 captions 1 (50.0 %)" in line and line.endswith("malejay.")
+    line, _ = dictionary_lines(["a frog"], ["a frgo", "a frog"], dictionary)
+    assert "1 captions 0 (0.0 %)" in line and line.endswith(
+        "Of 2 human captions of the same photos 50.0 % have one."
+    )
 
 
 # Features
@@ -206,9 +210,8 @@ def test_what_no_folder_has_is_left_out(tmp_path, capsys):
 @pytest.mark.parametrize("hard", [True, False])
 def test_the_wrong_name_is_never_right(hard, monkeypatch):
     photos = [Photo(Path(f"{i}.jpg"), "test", label=i) for i in (0, 1, 2)]
-    features = [torch.rand(3, 1000) for _ in range(7)]
+    features = [torch.eye(1000)[:3] for _ in range(7)]  # the head is right about all
     monkeypatch.setattr(images, "say", lambda model, adapter, features, rows, questions: ["no"] * len(rows))
-    rows = images.yes_or_no_rows(None, "image-qa", photos, features, photos)
-    row = rows[int(hard)]
-    assert row.right == [0, 1] * 3 and row.near == [1, 1] * 3
-    assert len({said.wanted for said in row.said}) == 6
+    row = images.yes_or_no_rows(None, "image-qa", photos, features, photos)[int(hard)]
+    assert row.right == [0, 1] * 3 and row.known == row.near == [1, 1] * 3
+    assert len({(said.file, said.wanted) for said in row.said}) == 6

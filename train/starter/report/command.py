@@ -13,6 +13,7 @@ from epalm.errors import EPALMError
 from epalm.hub.locate import STARTER
 from epalm.model import EPALM
 from train.reports.readme import write_between
+from train.starter.pictures.public import flickr_photos
 from train.starter.report.clips import clip_rows
 from train.starter.report.dictionary import dictionary_lines, read_dictionary
 from train.starter.report.features import Opener
@@ -54,7 +55,8 @@ def real_media(model: EPALM, public: Path, work: Path) -> list[str]:
             lines += [f"### {title}", "", *lines_of(rows)]
             print("\n".join(row.line() for row in rows), flush=True)
     if captions:
-        lines += ["### Words", "", *dictionary_lines(captions, read_dictionary(work))]
+        people = [text for photo in flickr_photos(public) if photo.split == "test" for text in photo.captions]
+        lines += ["### Words", "", *dictionary_lines(captions, people, read_dictionary(work))]
     return lines
 
 

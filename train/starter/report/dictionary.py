@@ -40,13 +40,23 @@ def invented(texts: Iterable[str], dictionary: frozenset[str]) -> list[list[str]
     return [[word for word in words_of(text) if word not in dictionary] for text in texts]
 
 
-def dictionary_lines(captions: Sequence[str], dictionary: frozenset[str]) -> list[str]:
-    """What share of captions has such a word, and which ones."""
+def dictionary_lines(captions: Sequence[str], people: Sequence[str], dictionary: frozenset[str]) -> list[str]:
+    """What share of captions has such a word, and which ones.
+
+    Args:
+        people: human captions, of which some have such words, too.
+    """
     found = [words for words in invented(captions, dictionary) if words]
-    share = 100 * len(found) / max(1, len(captions))
     which = ", ".join(sorted({word for words in found for word in words})[:40])
-    return [
-        f"Of these {len(captions):,} captions {len(found)} ({share:.1f} %) have a word that is neither in "
-        f"Debian's `{PACKAGE}` nor in the name of a class" + (f": {which}." if which else "."),
-        "",
-    ]
+    told = (
+        f"Of these {len(captions):,} captions {len(found)} ({share(found, captions):.1f} %) have a word that "
+        f"is neither in Debian's `{PACKAGE}` nor in the name of a class{': ' + which if which else ''}."
+    )
+    if people:
+        theirs = share([words for words in invented(people, dictionary) if words], people)
+        told += f" Of {len(people):,} human captions of the same photos {theirs:.1f} % have one."
+    return [told, ""]
+
+
+def share(part: Sequence[object], whole: Sequence[object]) -> float:
+    return 100 * len(part) / max(1, len(whole))
