@@ -13,7 +13,7 @@ import select
 import stat
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, cast
@@ -25,6 +25,7 @@ import soundfile
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
 from PIL import Image
 
 from epalm.errors import EPALMError, reason
@@ -270,14 +271,24 @@ def track(container: InputContainer, kind: Literal["video", "audio"]) -> Stream 
     return None
 
 
-def decoded(container: InputContainer, stream: Stream) -> Iterator[av.VideoFrame | av.AudioFrame]:
-    """Frames from the current position on. Damaged packets are passed over; a damaged container ends them."""
+def decoded(
+    container: InputContainer, stream: Stream, wanted: Collection[float] = ()
+) -> Iterator[av.VideoFrame | av.AudioFrame]:
+    """Frames from the current position on. Damaged packets are passed over; a damaged container ends them.
+
+    Args:
+        wanted: time stamps of those that are needed; of the others, those from which no frame is predicted
+            are left out. Empty for all.
+    """
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets)
         except (StopIteration, FFmpegError):
             return
+        if isinstance(stream, VideoStream):
+            all_needed = not wanted or packet.pts is None or packet.pts in wanted
+            stream.codec_context.skip_frame = "DEFAULT" if all_needed else "NONREF"
         try:
             frames = packet.decode()
         except FFmpegError:

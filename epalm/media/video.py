@@ -9,7 +9,7 @@ import math
 import random
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -25,20 +25,6 @@ from PIL import Image
 
 from epalm.errors import EPALMError
 from epalm.media.container import MediaSource, decoded, open_container, open_file, track
-
-try:  # exists for few platforms
-    import decord
-
-    decord.logging.set_level(decord.logging.QUIET)
-except (ImportError, OSError):
-    decord = None
-
-# Where decord gives the frames that a player shows and is about as fast as PyAV: clips of 130 to 300 frames
-# take it 0.7 to 2 times as long, 15,000 frames 2.5 to 5 times. With other codecs (MPEG streams, MPEG-4 and
-# HEVC with B-frames) and files that were trimmed without encoding or joined, it returns wrong frames.
-DECORD_CONTAINERS = ("mov,mp4", "matroska")
-DECORD_CODECS = ("h264", "vp8", "vp9")
-DECORD_FRAMES = 500
 
 # Seconds to seek ahead of a frame if a seek leads behind it, which happens in MPEG streams and at damage.
 SEEK_MARGINS = (0, 1, 10)
@@ -84,10 +70,7 @@ def open_video(source: MediaSource, frames: int = 8, sampling: str = "middle", s
     with open_file(source) as (file, name):
         survey = look_through(file, name)
         indices = frame_indices(len(survey.frames), frames, sampling, survey.rate, seed)
-        found: Found = {}
-        if not isinstance(source, bytes) and decord_reads(file, name, survey):
-            found = read_with_decord(str(source), survey, indices)
-        found = found or read_with_av(file, name, survey, indices)
+        found = read_frames(file, name, survey, indices)
     if not found:
         raise no_picture(name)
     nearest = [min(found, key=lambda have: abs(have - index)) for index in indices]
@@ -160,23 +143,18 @@ class Survey:
         rate: frames per second.
         unit: seconds.
         size: width and height of the first frames; later ones may differ.
-        container, codec: FFmpeg's names.
         frames: of every frame that a player shows, in the order of showing.
         packets: of all frames, in the file's order, with whether the decoder can start there.
         timed: whether the file says when its frames are shown. Those of a bare stream have numbers only.
-        trimmed: whether the file holds frames that are not shown.
         last: units for which the last frame is shown.
     """
 
     rate: float
     unit: float
     size: tuple[int, int]
-    container: str
-    codec: str
     frames: list[Stamp] = field(default_factory=list)
     packets: list[tuple[Stamp, bool]] = field(default_factory=list)
     timed: bool = True
-    trimmed: bool = False
     last: float = 0.0
 
     @property
@@ -215,7 +193,7 @@ def look_through(file: BinaryIO, name: str) -> Survey:
             raise EPALMError(f"{name} has frames of {size[0]}×{size[1]} pixels: make them smaller.")
         rate = float(stream.average_rate or stream.guessed_rate or 25)
         unit = float(stream.time_base or 1 / rate)
-        survey = Survey(rate, unit, size, container.format.name, stream.codec.canonical_name)
+        survey = Survey(rate, unit, size)
         part, before = 0, -inf
         for packet in packets_of(container, stream):
             clock = packet.pts if packet.dts is None else packet.dts
@@ -225,7 +203,6 @@ def look_through(file: BinaryIO, name: str) -> Survey:
             stamp = Stamp(part, -inf if packet.pts is None else packet.pts)
             survey.packets.append((stamp, packet.is_keyframe))
             survey.timed &= packet.pts is not None
-            survey.trimmed |= packet.is_discard
             if not packet.is_discard:
                 survey.frames.append(stamp)
                 survey.last = packet.duration or 0
@@ -254,12 +231,15 @@ def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Packe
             yield packet
 
 
-def pictures(container: InputContainer, name: str) -> tuple[VideoStream, Iterator[VideoFrame]]:
-    """The video track, and its frames from the current position on; EPALMError where there is none."""
+def pictures(
+    container: InputContainer, name: str, wanted: Collection[float] = ()
+) -> tuple[VideoStream, Iterator[VideoFrame]]:
+    """The video track, and its frames from the current position on, at least those that are `wanted`, as in
+    `decoded`; EPALMError where there is none."""
     stream = track(container, "video")
     if not isinstance(stream, VideoStream):
         raise EPALMError(f"{name} has no pictures: it is a sound file, or its video cannot be read.")
-    return stream, cast(Iterator[VideoFrame], decoded(container, stream))
+    return stream, cast(Iterator[VideoFrame], decoded(container, stream, wanted))
 
 
 def no_picture(name: str) -> EPALMError:
@@ -271,54 +251,13 @@ def no_picture(name: str) -> EPALMError:
 Found = dict[int, tuple[Stamp, np.ndarray]]  # index of a frame -> when it is shown, (H, W, 3) pixels
 
 
-def decord_reads(file: BinaryIO, name: str, survey: Survey) -> bool:
-    """Whether decord can be trusted with a video: where its seeks are exact, and where the frames need not be
-    turned, as those of portraits recorded by phones are.
-    """
-    fits = survey.container.startswith(DECORD_CONTAINERS) and survey.codec in DECORD_CODECS
-    if decord is None or not fits or survey.trimmed or survey.joined or not survey.timed:
-        return False
-    if len(survey.frames) > DECORD_FRAMES:
-        return False
-    with open_container(file, name, "a video") as container:
-        first = next(pictures(container, name)[1], None)
-        return first is not None and first.rotation == 0
-
-
-def read_with_decord(path: str, survey: Survey, indices: Sequence[int]) -> Found:
-    """Read by frame number; nothing where it does not do it right.
-
-    From a path only: damaged files in memory make decord crash.
-    """
-    damage = (
-        decord.DECORDError,
-        decord.DECORDLimitReachedError,
-        RuntimeError,
-        StopIteration,
-        AssertionError,
-    )
-    found: Found = {}
-    try:
-        # fault_tol: else damage is repaired with copies that have false times
-        reader = decord.VideoReader(path, fault_tol=1)
-        if len(reader) != len(survey.frames):
-            return {}
-        for index in sorted(set(indices)):
-            pixels = reader[index].asnumpy()
-            if pixels.shape != (survey.size[1], survey.size[0], 3):  # of some widths it makes more colours
-                return {}
-            found[index] = survey.frames[index], reduce(pixels)
-    except damage:
-        return {}
-    return found
-
-
-def read_with_av(file: BinaryIO, name: str, survey: Survey, indices: Sequence[int]) -> Found:
-    """Read by time stamp; where nothing more can be decoded, the last frame stands in."""
+def read_frames(file: BinaryIO, name: str, survey: Survey, indices: Sequence[int]) -> Found:
+    """The frames by time stamp; where nothing more can be decoded, the last frame stands in."""
     found: Found = {}
     wanted = sorted(set(indices))
     with open_container(file, name, "a video") as container:
-        stream, decoding = pictures(container, name)
+        times = {survey.frames[index].time for index in wanted} if survey.timed else set()
+        stream, decoding = pictures(container, name, times)
         stream.thread_type = "AUTO"
         if survey.joined:
             for index, picture in read_through(container, stream, survey, wanted):
@@ -331,7 +270,7 @@ def read_with_av(file: BinaryIO, name: str, survey: Survey, indices: Sequence[in
             target = survey.frames[index]
             key = keys[max(0, bisect_right(keys, target) - 1)]
             if survey.timed and position < key.time:  # else it is cheaper to go on
-                frames = frames_from(container, name, int(key.time), survey.unit)
+                frames = frames_from(container, name, int(key.time), survey.unit, times)
             while position < target.time and (later := next(frames, None)):
                 position, frame = later
             if frame is not None:
@@ -340,13 +279,14 @@ def read_with_av(file: BinaryIO, name: str, survey: Survey, indices: Sequence[in
 
 
 def frames_from(
-    container: InputContainer, name: str, key: int, unit: float
+    container: InputContainer, name: str, key: int, unit: float, wanted: Collection[float]
 ) -> Iterator[tuple[float, VideoFrame]]:
-    """Time stamps and frames from `key` on or from shortly before it; time stamps count `unit` seconds."""
+    """Time stamps and frames from `key` on or from shortly before it, at least those that are `wanted`; time
+    stamps count `unit` seconds."""
     for margin in SEEK_MARGINS:
         with suppress(FFmpegError):  # where seeking fails, reading on gets there, too
             container.seek(key - round(margin / unit), stream=track(container, "video"))
-        frames = pictures(container, name)[1]
+        frames = pictures(container, name, wanted)[1]
         first = next(frames, None)
         if first is not None and (first.pts is None or first.pts <= key):
             break

@@ -25,13 +25,9 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "extras"
 REAL = files("gradio") / "media_assets" / "videos"
 
 
-@pytest.fixture(params=["decord", "av"])
-def read(request, monkeypatch, tmp_path):
-    """open_video(content, frames) from a file; the second reader is all there is where decord is missing."""
-    if request.param == "av":
-        monkeypatch.setattr(epalm.media.video, "decord", None)
-    elif epalm.media.video.decord is None:
-        pytest.skip("decord is not installed")
+@pytest.fixture
+def read(monkeypatch, tmp_path):
+    """open_video(content, frames) from a file."""
     path = tmp_path / "The file"
     monkeypatch.chdir(tmp_path)
 
@@ -43,7 +39,7 @@ def read(request, monkeypatch, tmp_path):
 
 
 def video(
-    length=30, times=None, codec="libx264", format="mp4", rotation=0, size=(64, 48), **options
+    length=30, times=None, codec="libx264", format="mp4", rotation=0, size=(64, 48), coding=None, **options
 ) -> bytes:
     """Grey frames, each lighter than the one before, with a red top left corner; 25 per second."""
     with NamedTemporaryFile() as file:  # with a name: faststart reads the file again
@@ -52,6 +48,7 @@ def video(
             stream.width, stream.height = size
             stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
             stream.gop_size, stream.bit_rate = 10, 1_000_000
+            stream.options = coding or {}
             unit = Fraction(1, 25) if times is None else Fraction(1, 1000)
             stream.time_base = stream.codec_context.time_base = unit
             for i in range(length):
@@ -173,12 +170,11 @@ def test_portraits_are_upright(read, rotation, shape, corner):
 
 @pytest.mark.parametrize("format", ["mp4", "mpegts"])
 def test_only_the_frames_needed_are_decoded(monkeypatch, format):
-    monkeypatch.setattr(epalm.media.video, "decord", None)
     count = 0
 
-    def counting(container, stream):
+    def counting(container, stream, wanted=()):
         nonlocal count
-        for frame in decoded(container, stream):
+        for frame in decoded(container, stream, wanted):
             count += 1
             yield frame
 
@@ -187,6 +183,29 @@ def test_only_the_frames_needed_are_decoded(monkeypatch, format):
     clip = open_video(content, 4)
     assert clip.times == pytest.approx([124 / 25, 374 / 25, 624 / 25, 874 / 25], abs=1e-3)
     assert count < 4 * (25 + 25)  # in MPEG streams from up to a second before, else from the key frame
+
+
+def test_frames_from_which_none_is_predicted_are_left_out(monkeypatch):
+    """Of a group of frames with three B-frames between two others, and the frames that are taken are the
+    same as where everything is decoded."""
+    counts = []
+
+    def counting(everything):
+        def count(container, stream, wanted=()):
+            for frame in decoded(container, stream, () if everything else wanted):
+                counts[-1] += 1
+                yield frame
+
+        return count
+
+    content = video(400, coding={"x264-params": "keyint=40:scenecut=0:bframes=3:b-pyramid=none:b-adapt=0"})
+    clips = []
+    for everything in (True, False):
+        counts.append(0)
+        monkeypatch.setattr(epalm.media.video, "decoded", counting(everything))
+        clips.append(open_video(content, 5))
+    assert np.array_equal(clips[0].frames, clips[1].frames) and clips[0].times == clips[1].times
+    assert counts[1] < 0.5 * counts[0]
 
 
 def test_very_large_frames_are_reduced(monkeypatch, read):
