@@ -7,8 +7,10 @@ from typing import Any
 
 import timm
 from safetensors.torch import load_file
-from torch import Tensor
+from timm.layers.norm_act import BatchNormAct2d
+from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from epalm.encoders.base import Encoder, hub_errors
 from epalm.encoders.widths import Widths
@@ -36,6 +38,7 @@ class TimmImageEncoder(Encoder):
             raise EPALMError(
                 f"timm gives no per-layer features for {type(network).__name__}: choose another timm model."
             )
+        fold_batch_norms(network.eval())
         super().__init__(network, [stage["num_chs"] for stage in network.feature_info])
         accepted = inspect.signature(network.forward_intermediates).parameters
         self.has_cls = getattr(network, "cls_token", None) is not None and "return_prefix_tokens" in accepted
@@ -72,6 +75,19 @@ class TimmImageEncoder(Encoder):
         """The last layer's feature (B, D) and the feature map of a stage (B, C, h, w)."""
         final, stages = self.network.forward_intermediates(media, output_fmt="NCHW")
         return self.network.forward_head(final, pre_logits=True), stages[stage]
+
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Make the batch norms of a frozen EfficientNet part of the convolutions before them: the same numbers up
+    to rounding, without a pass over the feature map. Other networks are left as they are."""
+    if not isinstance(network, timm.models.EfficientNet):
+        return
+    for module in list(network.modules()):
+        children = list(module.named_children())  # in this family, in the order of the pass
+        for (before, convolution), (name, norm) in zip(children, children[1:], strict=False):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, BatchNormAct2d):
+                setattr(module, before, fuse_conv_bn_eval(convolution, norm))
+                setattr(module, name, nn.Sequential(norm.drop, norm.act))
 
 
 def load(backbone: str, revision: str | None = None) -> TimmImageEncoder:

@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from torch import nn
 from torch.nn.functional import gelu
 from transformers import (
     ASTConfig,
@@ -82,6 +83,23 @@ def test_only_image_encoders_look_at_frames(tmp_path):
     ASTModel(ASTConfig(hidden_size=24, num_attention_heads=4, num_hidden_layers=1)).save_pretrained(tmp_path)
     with pytest.raises(EPALMError, match="needs an image encoder"):
         load_encoder(f"frames/{tmp_path}")
+
+
+def test_batch_norms_folded_into_convolutions_change_no_feature():
+    torch.manual_seed(0)
+    network = timm.create_model("tf_efficientnet_lite0").eval().requires_grad_(False)
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean.normal_(0, 0.1), norm.running_var.uniform_(0.5, 2)
+            norm.weight.uniform_(0.5, 1.5), norm.bias.normal_(0, 0.1)
+    media = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        before = network.forward_intermediates(media)
+        folded = TimmImageEncoder(network).network
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+        final, stages = folded.forward_intermediates(media)
+    for ours, theirs in zip([final, *stages], [before[0], *before[1]], strict=True):
+        assert (ours - theirs).norm() < 1e-4 * theirs.norm()
 
 
 # Sound through a speech recogniser
