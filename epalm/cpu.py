@@ -2,8 +2,9 @@
 
 Decoding reads every weight once per token, for as many rows as there are texts and beams. For two to a few
 dozen rows the library's product with row-major weights reaches a fraction of the memory's speed; oneDNN's
-blocked layout and int8 weights come close to it (benchmarks/README.md has the numbers). Gradients still flow
-through the plain weights, which stay where they are: mapped from the file, or shared with the embedding.
+blocked layout and int8 weights come close to it. For one row, wide layers are fastest with their weights
+transposed (benchmarks/README.md has the numbers). Gradients still flow through the plain weights, which stay
+where they are: mapped from the file, or shared with the embedding.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class FrozenLinear(nn.Linear):
     """
 
     product: Product | None = None
+    row_product: Product | None = None  # of one row, where that is another one
     backward_product: Product | None = None  # of gradients with the transposed weights
 
     def __init__(self, layer: nn.Linear):
@@ -39,20 +41,27 @@ class FrozenLinear(nn.Linear):
         if torch.is_grad_enabled():
             # A training must not depend on whether something was decoded before, as its validation does.
             return super().forward(input) if self.backward_product is None else _Product.apply(input, self)
-        return super().forward(input) if self.product is None else self.product(input)
+        product = self.product
+        if self.row_product is not None and input.numel() == self.in_features:
+            product = self.row_product
+        return super().forward(input) if product is None else product(input)
+
+    def row_major(self, input: Tensor) -> Tensor:
+        """The product with the plain weights."""
+        return super().forward(input)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> FrozenLinear:
-        self.product = self.backward_product = (
-            None  # were made for the device and the dtype that the weights had
-        )
+        # They were made for the device and the dtype that the weights had.
+        self.product = self.row_product = self.backward_product = None
         return super()._apply(fn, recurse)
 
 
 def pack(model: nn.Module) -> None:
-    """Lay out the weights of all linear layers for products with several rows; does nothing the second time.
+    """Lay out the weights of all linear layers for decoding; does nothing the second time.
 
     Exact up to the order in which products are summed. Layers in float32, and in bfloat16 where the CPU
-    computes in it, are packed; others, and those on another device, stay as they are.
+    computes in it, are packed; others, and those on another device, stay as they are. Those in float32 that
+    are wider than their input are kept in a third layout, for one row.
     """
     if getattr(model, "is_packed", False) or not torch.backends.mkldnn.is_available():
         return
@@ -63,6 +72,9 @@ def pack(model: nn.Module) -> None:
     for layer in _frozen_layers(model):
         if layer.product is None and layer.weight.dtype in dtypes:
             layer.product = _packed(layer)
+            if layer.weight.dtype == torch.float32:
+                wide = layer.out_features >= layer.in_features
+                layer.row_product = _transposed(layer) if wide else layer.row_major
 
 
 def pack_for_training(model: nn.Module) -> None:
@@ -117,6 +129,15 @@ def _packed(layer: nn.Linear, transposed: bool = False) -> Product:
     bias = None if layer.bias is None or transposed else layer.bias.detach()
     product = torch.ops.mkldnn._linear_pointwise.default
     return lambda rows: product(rows, weight, bias, "none", [], "")
+
+
+@torch.no_grad()
+def _transposed(layer: nn.Linear) -> Product:
+    weight = layer.weight.detach().T.contiguous()
+    if layer.bias is None:
+        return lambda row: row @ weight
+    bias = layer.bias.detach()
+    return lambda row: torch.addmm(bias, row.view(1, -1), weight).view(*row.shape[:-1], -1)
 
 
 @torch.no_grad()

@@ -41,6 +41,7 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
         self.generation_config = base.generation_config
         self.num_layers = len(self.family.layers(base))
         self._beginnings: list[Beginning] = []  # of the prompts used last
+        self._has_decoded = False
 
     def new_cache(self, injection: InjectionConfig, num_tokens: int, prompt_len: int) -> InjectedCache:
         """An empty cache for passes with so many perceptual tokens (0 = text alone) and prompt rows."""
@@ -177,8 +178,10 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
                 known, seen = input_ids[:, :-1], attention_mask[:, :-1]
                 self._last_layer(known, seen, prompt, tokens, injection, cache)
                 cache.batch_repeat_interleave(generation.num_beams)
-            if len(input_ids) * generation.num_beams > 1:
+            # A single text on one beam is finished sooner than the weights are laid out; more are not.
+            if self._has_decoded or len(input_ids) * generation.num_beams > 1:
                 pack(self.base)
+            self._has_decoded = True
             options["past_key_values"] = cache
         method: Callable | None = None
         if generation.num_beams > 1 and generation.beam_scoring == "reference":

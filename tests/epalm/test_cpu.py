@@ -33,6 +33,19 @@ def test_packed_layers_compute_the_same(rows):
         torch.testing.assert_close(packed(x), plain(x), atol=1e-5, rtol=1e-5)
 
 
+def test_one_row_takes_the_layout_that_is_fastest_for_one():
+    packed = layers()
+    pack(packed)
+    wide, narrow = packed[0], packed[2]
+    wide.product = narrow.product = None
+    assert wide.row_product != wide.row_major and narrow.row_product == narrow.row_major
+    for layer, width in ((wide, 96), (narrow, 200)):
+        for shape in ((width,), (1, width), (1, 1, width)):
+            x = torch.randn(*shape)
+            with torch.no_grad():
+                torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+
+
 def test_gradients_flow_through_the_plain_weights():
     plain, packed = layers(), layers()
     pack(packed)
