@@ -146,12 +146,24 @@ class AdaptedLM(nn.Module):
         Returns:
             (B, new) ids after the inputs; shorter texts are padded after their end.
         """
+        out = self._decode(features, inputs, generation, use_cache, **options)
+        return out[:, max(map(len, inputs)) :]
+
+    def _decode(
+        self,
+        features: Sequence[Tensor] | None,
+        inputs: Sequence[Sequence[int]],
+        generation: GenerationConfig | None,
+        use_cache: bool,
+        **options: Any,
+    ) -> Any:
+        """What `InjectedLM.decode` gives, the inputs included; arguments as in `generate`."""
         ids, mask = (t.to(self.device) for t in pad_left(inputs, self.text.pad_id))
         tokens = None if features is None else self.adapter.tokens([f.to(self.device) for f in features])
         config = self.adapter.config
         if config.task.end_token is not None:
             options.setdefault("eos_token_id", sorted(self.text.stops))
-        out = self.lm.decode(
+        return self.lm.decode(
             ids,
             mask,
             self.prompt_rows(len(ids)),
@@ -161,7 +173,33 @@ class AdaptedLM(nn.Module):
             use_cache,
             **options,
         )
-        return out[:, ids.shape[1] :]
+
+    @torch.inference_mode()
+    def scored(
+        self,
+        features: Sequence[Tensor] | None,
+        inputs: Sequence[Sequence[int]],
+        generation: GenerationConfig | None = None,
+    ) -> tuple[list[list[int]], list[float]]:
+        """The ids that `generate` gives, and how probable they are, as `log_probabilities` tells.
+
+        With one beam the steps of the decoding tell it; several cost one more pass over the answers, in
+        `reference` mask mode one for each of their tokens.
+        """
+        chosen = generation or self.adapter.config.generation
+        if chosen.num_beams > 1:
+            rows = self.generate(features, inputs, chosen).tolist()
+            return rows, self.log_probabilities(features, inputs, rows)
+        found: Any = self._decode(
+            features, inputs, chosen, True, return_dict_in_generate=True, output_logits=True
+        )
+        new = found.sequences[:, -len(found.logits) :]
+        steps = zip(found.logits, new.unbind(1), strict=True)
+        each = [logits.float().log_softmax(-1).gather(1, ids[:, None]) for logits, ids in steps]
+        rows, sure = new.tolist(), torch.cat(each, 1).tolist()
+        ends = [len(up_to_end(row, self.text.stops)) for row in rows]
+        means = [sum(row[:end]) / end for row, end in zip(sure, ends, strict=True)]
+        return rows, means
 
     @torch.inference_mode()
     def log_probabilities(

@@ -200,14 +200,14 @@ class EPALM(
     ) -> list[Answer]:
         """The texts of `generate`, each with its log-probability and the adapter's confidence in it.
 
-        Costs one more pass over the answers; in `reference` mask mode one for each of their tokens.
+        With several beams it costs one more pass over the answers; in `reference` mask mode one for each of
+        their tokens.
         """
         answers: dict[int, Answer] = {}
         for batch in self._batches(requests):
             adapted, config = batch.adapted, batch.adapted.adapter.config
             generation = with_overrides(config.generation, beams, max_new_tokens)
-            rows = adapted.generate(batch.features, batch.inputs, generation).tolist()
-            sure = adapted.log_probabilities(batch.features, batch.inputs, rows)
+            rows, sure = adapted.scored(batch.features, batch.inputs, generation)
             for i, row, log_probability in zip(batch.members, rows, sure, strict=True):
                 confidence = None if config.confidence is None else config.confidence.of(log_probability)
                 answers[i] = Answer(adapted.text.answer(row), log_probability, confidence)

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from PIL import Image
 
+from epalm import EPALM, Request
 from epalm.config import GenerationConfig
 from epalm.scoring import token_log_probabilities, up_to_end
 from tests.helpers.tiny import INJECTIONS, VOCAB, WIDTH, injection, tiny_lm
@@ -49,3 +51,16 @@ def test_a_shorter_answer_of_a_batch_is_scored_as_alone(mask):
 def test_an_answer_ends_with_its_first_end_token():
     assert up_to_end([5, 6, 2, 2, 2], {2}) == [5, 6, 2]
     assert up_to_end([5, 6], {2}) == [5, 6]
+
+
+@pytest.mark.parametrize("folder", ["tiny_model_dir", "tiny_opt_dir"])
+def test_greedy_decoding_tells_how_probable_its_answers_are(folder, request):
+    """In both mask modes, also where an answer ends before others of its batch."""
+    model = EPALM.from_pretrained(request.getfixturevalue(folder), device="cpu")
+    pictures = [Image.new("RGB", (40, 40), colour) for colour in ("red", "green", "white")]
+    for task in (None, "what is this"):
+        for batch in model._batches([Request(picture, task) for picture in pictures]):
+            given = batch.features, batch.inputs
+            rows, sure = batch.adapted.scored(*given, GenerationConfig(1, max_new_tokens=NEW))
+            assert rows == batch.adapted.generate(*given, GenerationConfig(1, max_new_tokens=NEW)).tolist()
+            assert sure == pytest.approx(batch.adapted.log_probabilities(*given, rows), abs=1e-4)
