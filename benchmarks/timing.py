@@ -50,6 +50,9 @@ class Table:
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._before = others_seconds(), time.monotonic()
+
     def add(self, row: Row) -> Row:
         """Append a row and print it."""
         self.rows.append(row)
@@ -66,6 +69,10 @@ class Table:
         """Write the topic's JSON, with date, commit and machine."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.topic}.json"
+        before, begun = self._before
+        busy = (others_seconds() - before) / (time.monotonic() - begun)
+        if busy > 0.1:
+            self.notes.append(f"The machine was not idle: other programs used {busy:.1f} of its CPUs.")
         data = {
             "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "commit": commit(),
@@ -133,6 +140,19 @@ def matmul_rate(device: str = "cpu", dtype: torch.dtype = torch.float32, size: i
     """Multiply-adds per second of the library's matrix product at its best size."""
     a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
     return size**3 / min(timed(lambda: a @ b) for _ in range(10))
+
+
+def others_seconds() -> float:
+    """Seconds of CPU time that other programs have used so far; 0 where it is not known."""
+    try:
+        user, nice, system, _, _, *interrupts = map(
+            int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
+        )
+    except OSError:
+        return 0.0
+    own = os.times()
+    used = (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+    return used - own.user - own.system - own.children_user - own.children_system
 
 
 def commit() -> str:
