@@ -1,4 +1,4 @@
-"""Why an answer: which token spoke for which word, where the encoder looked, what else was possible.
+"""Explain an answer: which token supports which word, where the encoder looked, what else was possible.
 
 explanation = model.explain(Request("cat.jpg"))
 explanation.contributions  # (tokens, words)

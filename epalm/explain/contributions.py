@@ -25,17 +25,17 @@ def contributions(
     means: Tensor,
     injection: InjectionConfig,
 ) -> tuple[Tensor, Tensor]:
-    """What is lost of an answer when one perceptual token is replaced by another one.
+    """How much an answer's log-probability drops when one perceptual token is replaced.
 
-    Every pass has the same shape, so a token that is replaced by itself loses exactly 0.
+    Every pass has the same shape, so replacing a token by itself gives a drop of exactly 0.
 
     Args:
         input_ids: (1, T) text before the answer; answer: (1, A) its ids.
         prompt: (1, P, E) soft prompt, or None.
-        tokens: (1, n, H) perceptual tokens; means: (1, n, H) what replaces them, one at a time.
+        tokens: (1, n, H) perceptual tokens; means: (1, n, H) their replacements, used one at a time.
     Returns:
-        (A,) log-probability of every answer token, and (n, A) by how much it drops, in nats, without each
-        perceptual token. Negative where the token spoke against the word.
+        (A,) log-probability of every answer token, and (n, A) its drop in nats when each perceptual token is
+        replaced. Negative where the perceptual token counts against the word.
     """
 
     def score(seen: Tensor) -> Tensor:
@@ -52,13 +52,13 @@ def contributions(
 
 
 def layers_of_tokens(injection: InjectionConfig, num_layers: int, num_tokens: int) -> list[tuple[int, ...]]:
-    """For each perceptual token, the LM layers that it enters; none where the range is too short for it."""
+    """For each perceptual token, the LM layers it enters; empty if the layer range is too short for it."""
     schedule = injection_schedule(injection, num_layers, num_tokens)
     return [tuple(i for i, token in enumerate(schedule) if token == j) for j in range(num_tokens)]
 
 
 def words_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[tuple[str, list[int]]]:
-    """The words of generated text, each with the positions of its tokens; special tokens belong to none."""
+    """The words of generated text with the positions of their tokens; special tokens belong to no word."""
     special = set(tokenizer.all_special_ids)
 
     def decoded(count: int) -> str:
@@ -70,7 +70,7 @@ def words_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[tup
     for i, token in enumerate(ids):
         if token in special or not found:
             continue
-        # A character whose bytes are not complete yet ends where it began.
+        # An incomplete multi-byte character counts as ending where it began.
         end = len(decoded(i + 1).rstrip("\ufffd"))
         word = next((w for w, match in enumerate(found) if match.end() >= end), len(found) - 1)
         members[word].append(i)

@@ -1,4 +1,4 @@
-"""Explanations as pictures: a light on what counted, and the table of layers by words.
+"""Explanations as pictures: a spotlight on what mattered, and a table of layers by words.
 
 explanation = model.explain(Request("cat.jpg"))
 spotlights(explanation)[0].save("looked.png")
@@ -15,23 +15,23 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 from epalm.explain.explanation import Explanation
 from epalm.media.previews import AXIS
 
-DIM = 0.25  # brightness of what did not count
-FOR, AGAINST = (33, 102, 172), (178, 24, 43)  # ends of a scale that colour-blind people can read
+DIM = 0.25  # brightness of what did not matter
+FOR, AGAINST = (33, 102, 172), (178, 24, 43)  # blue and red that colour-blind people can tell apart
 CELL, ROW, LABELS, INK = 74, 34, 132, (28, 28, 34)  # pixels of the table
 
 
 def spotlights(explanation: Explanation) -> list[Image.Image]:
-    """(F) pictures that are bright where the encoder looked for the answer, and dark elsewhere."""
+    """(F) pictures, bright where the encoder looked for the answer and dark elsewhere."""
     return _lit(explanation, explanation.relevance.clip(min=0))
 
 
 def attention_maps(explanation: Explanation) -> list[Image.Image] | None:
-    """(F) pictures that are bright where [CLS] attended; None for encoders without [CLS]."""
+    """(F) pictures, bright where [CLS] attended; None for encoders without [CLS]."""
     return None if explanation.attention is None else _lit(explanation, explanation.attention)
 
 
 def heat_map(explanation: Explanation) -> Image.Image:
-    """The table of perceptual tokens by words: blue where a token spoke for a word, red where against."""
+    """A table of perceptual tokens by words: blue where a token supports a word, red where it opposes it."""
     words, rows = explanation.words, layer_names(explanation.layers)
     font = ImageFont.load_default(14)
     widths = [max(CELL, int(font.getlength(word)) + 12) for word in words]
@@ -52,11 +52,11 @@ def heat_map(explanation: Explanation) -> Image.Image:
 
 
 def shade(value: float, values: np.ndarray) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Colours of a cell of the table and of the number in it."""
+    """Colours of a table cell and of the number in it."""
     strength = min(1.0, abs(value) / max(float(np.abs(values).max(initial=0.0)), 1e-6))
     end = FOR if value > 0 else AGAINST
     red, green, blue = (round(255 + strength * (part - 255)) for part in end)
-    # Black and white stand out equally from a ground of this luminance (0.18): the number is always readable.
+    # At a luminance of 0.18 black and white text have equal contrast, so the number is always readable.
     ink = (0, 0, 0) if luminance(red, green, blue) > 0.18 else (255, 255, 255)
     return (red, green, blue), ink
 
@@ -68,7 +68,7 @@ def luminance(*parts: int) -> float:
 
 
 def layer_names(layers: Sequence[Sequence[int]]) -> list[str]:
-    """Which layers of the language model a perceptual token enters, in words."""
+    """The language-model layers that each perceptual token enters, in words."""
     names = []
     for entered in layers:
         if not entered:
@@ -81,11 +81,11 @@ def layer_names(layers: Sequence[Sequence[int]]) -> list[str]:
 
 
 def _lit(explanation: Explanation, maps: np.ndarray) -> list[Image.Image]:
-    peak = max(float(maps.max(initial=0.0)), 1e-12)  # one scale, so that frames can be compared
+    peak = max(float(maps.max(initial=0.0)), 1e-12)  # one scale for all frames, so that they can be compared
     lit = []
     for picture, values in zip(explanation.pictures, maps, strict=True):
         whole = picture.convert("RGB")
-        below = AXIS if explanation.modality == "audio" else 0  # a spectrogram stands on its time axis
+        below = AXIS if explanation.modality == "audio" else 0  # leave out the spectrogram's time axis
         size = whole.width, whole.height - below
         light = Image.fromarray((values / peak).astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
         mask = Image.fromarray((np.asarray(light).clip(0, 1) * 255).astype(np.uint8))

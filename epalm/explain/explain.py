@@ -1,4 +1,4 @@
-"""From a file and an answer to an explanation of the answer."""
+"""Answer about a file and explain the answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from epalm.media.recipes import AudioRecipe, ImageRecipe, WhisperRecipe
 from epalm.media.video import Clip
 from epalm.scoring import token_log_probabilities, up_to_end
 
-LONGEST = 640  # pixels of the longer side of a picture that is shown
+LONGEST = 640  # longer side of a shown picture, in pixels
 
 
 def explain(
@@ -36,14 +36,14 @@ def explain(
     max_new_tokens: int | None = None,
     candidates: int = 3,
 ) -> Explanation:
-    """Answer as `EPALM.generate` does, and tell where the answer comes from.
+    """Answer as `EPALM.generate` does, and explain where the answer comes from.
 
     Args:
-        recipe, opened: the adapter's preprocessing, and what its `open` gave of the file.
-        beams, max_new_tokens: instead of the adapter's defaults.
-        candidates: how many texts of a beam search to show; 0 does without the search.
+        recipe, opened: the adapter's preprocessing, and the file as opened by it.
+        beams, max_new_tokens: override the adapter's defaults.
+        candidates: how many texts of a beam search to show; 0 skips the search.
     Raises:
-        EPALMError: a bad question, or an encoder whose last feature map is not known.
+        EPALMError: the question is invalid, or the encoder's last feature map is unknown.
     """
     lm, adapter, text = adapted.lm, adapted.adapter, adapted.text
     config = adapter.config
@@ -57,14 +57,14 @@ def explain(
         means, replaced_by = mean_tokens(adapter, encoder, media)
 
     def generated(tokens: Tensor | None, beams: int | None, returned: int = 1) -> list[list[int]]:
-        """Ids of the new text, up to the end token; several of them best first."""
+        """Ids of the new text up to the end token; if several, best first."""
         settings = with_overrides(config.generation, beams, max_new_tokens)
         options: dict[str, Any] = {} if returned == 1 else {"num_return_sequences": returned}
         out = lm.decode(ids, given, prompt, tokens, config.injection, settings, **options)
         return [up_to_end(row, text.stops) for row in out[:, ids.shape[1] :].tolist()]
 
     def log_probabilities(answer: Tensor, tokens: Tensor) -> Tensor:
-        """(A,) of one answer (1, A)."""
+        """(A,) log-probabilities of one answer (1, A)."""
         every = torch.ones_like(answer)
         rows = token_log_probabilities(lm, ids, given, answer, every, prompt, tokens, config.injection)
         return rows[0]
@@ -113,9 +113,9 @@ def mean_tokens(
 ) -> tuple[Tensor, Literal["mean", "neutral"]]:
     """(1, n, H) tokens to compare with: those of the mean features, or those of an input without content.
 
-    A connector is linear, so the token of the mean feature is the mean of the tokens. Where the adapter does
-    not store its training data's mean features, a medium of zeros stands for them: recipes subtract a mean,
-    so that this is a picture of the mean colour, or a spectrogram that is even.
+    A connector is linear, so the mean feature's token is the mean token. If the adapter does not store its
+    training data's mean features, an input of zeros replaces them: since recipes subtract a mean, that is a
+    picture of the mean colour or a flat spectrogram.
     """
     device = adapter.connector[0].weight.device
     means = adapter.mean_features
@@ -128,7 +128,7 @@ def mean_tokens(
 def shown(
     modality: str, recipe: Any, opened: Any, looked: Looked
 ) -> tuple[tuple[Image.Image, ...], np.ndarray, np.ndarray | None]:
-    """The pictures to draw maps on, and the maps in their orientation."""
+    """The pictures to draw on, and the maps in the same orientation."""
     relevance = looked.relevance.numpy()
     attention = None if looked.attention is None else looked.attention.numpy()
     if modality == "image":
@@ -139,7 +139,7 @@ def shown(
 
 
 def _picture(recipe: ImageRecipe, image: Image.Image) -> Image.Image:
-    """What the encoder saw; a picture that was only squashed keeps its shape, for the map fits it."""
+    """What the encoder saw. A picture that was only squashed keeps its shape: the map fits it as well."""
     whole = recipe.resize == "squash" and recipe.crop_pct == 1
     picture = image.copy() if whole else recipe.fit(image)
     picture.thumbnail((LONGEST, LONGEST))
@@ -158,7 +158,7 @@ def _frames(clip: Clip) -> tuple[Image.Image, ...]:
 def _spectrogram(
     recipe: AudioRecipe | WhisperRecipe, sound: Sound, relevance: np.ndarray, attention: np.ndarray | None
 ) -> tuple[tuple[Image.Image, ...], np.ndarray, np.ndarray | None]:
-    """The part of the spectrogram that has sound, and that part of the maps, the highest pitch on top."""
+    """The spectrogram without padding, and the matching part of the maps, highest pitch on top."""
     spectrogram = recipe.spectrogram(sound).numpy()  # (time, mel)
     seconds = min(sound.waveform.shape[1] / sound.rate, recipe.seconds)
     total = recipe.frames if isinstance(recipe, AudioRecipe) else 100 * recipe.seconds

@@ -1,4 +1,4 @@
-"""What an explanation of an answer holds."""
+"""The explanation of an answer, as data."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ class Explanation:
     """Why a model gave an answer about a file. W words, n perceptual tokens, F frames.
 
     Attributes:
-        modality: what the file is.
+        modality: the kind of file.
         question: None for a caption.
-        text: the answer, as `EPALM.generate` gives it.
-        words: (W) its words.
-        log_probabilities: (W,) of each word, given all before it, in nats.
-        layers: (n) the language model's layers that each perceptual token enters; empty for one that the
-            range is too short for.
-        feature_layers: (n) the encoder's layer, or layers, that each perceptual token comes from.
-        contributions: (n, W) by how much the log-probability of a word drops when a perceptual token is
-            replaced by the one of `replaced_by`, in nats; negative where the token spoke against the word.
-        replaced_by: "mean" if the adapter stores the mean features of its training data, so that the token is
-            the mean token of its layer; else "neutral", the token of an input without content (a picture or
-            frames of the mean colour, an even spectrogram).
-        pictures: (F) what the encoder was given: the picture, the frames, or the spectrogram.
+        text: the answer, as returned by `EPALM.generate`.
+        words: (W) the words of the answer.
+        log_probabilities: (W,) log-probability of each word given the text before it, in nats.
+        layers: (n) the language-model layers that each perceptual token enters; empty if the layer range is
+            too short for it.
+        feature_layers: (n) the encoder layer or layers that each perceptual token comes from.
+        contributions: (n, W) how much a word's log-probability drops, in nats, when a perceptual token is
+            replaced as `replaced_by` says; negative where the token counts against the word.
+        replaced_by: "mean": by the mean token of its layer, if the adapter stores the mean features of its
+            training data. "neutral": otherwise, by the token of an input without content (a picture or
+            frames of the mean colour, a flat spectrogram).
+        pictures: (F) the encoder's input: the picture, the frames, or the spectrogram.
         relevance: (F, h, w) where the encoder looked for this answer: gradient of the answer's
-            log-probability times the last feature map, summed over channels. Row 0 is on top of the picture;
-            of a spectrogram, the highest pitch. Positive values speak for the answer.
-        attention: (F, h, w) share of the attention of [CLS] in the encoder's last block, averaged over heads;
-            None for encoders without [CLS].
-        candidates: what a beam search finds, best first.
+            log-probability times the last feature map, summed over channels. Row 0 is the top of the picture,
+            or the highest pitch of a spectrogram. Positive values support the answer.
+        attention: (F, h, w) attention of [CLS] in the encoder's last block, averaged over heads; None for
+            encoders without [CLS].
+        candidates: the texts that a beam search finds, best first.
         blind: the answer of the same language model and soft prompt without the file.
     """
 
@@ -63,7 +63,7 @@ class Explanation:
     blind: str
 
     def peak(self) -> tuple[int, float, float]:
-        """Where the map is largest: frame, and place from the left and from the top in 0…1."""
+        """Where the map is largest: frame, and position from the left and from the top, in 0…1."""
         frame, row, column = np.unravel_index(self.relevance.argmax(), self.relevance.shape)
         height, width = self.relevance.shape[1:]
         return int(frame), (int(column) + 0.5) / width, (int(row) + 0.5) / height

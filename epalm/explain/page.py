@@ -1,4 +1,4 @@
-"""An explanation as HTML: a page of its own that needs no other file, or a part of another page."""
+"""An explanation as HTML: a self-contained page, or a fragment of another page."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ TEMPLATES = Environment(
 
 
 def as_page(explanation: Explanation, name: str) -> str:
-    """A complete page about the answer for the file `name`, pictures included."""
+    """A complete page about the answer for the file `name`, with its pictures embedded."""
     return TEMPLATES.get_template("page.html").render(name=name, **_values(explanation))
 
 
 def as_fragment(explanation: Explanation) -> str:
-    """The same without head and body, to be put into another page."""
+    """The same without head and body, for use inside another page."""
     return TEMPLATES.get_template("fragment.html").render(**_values(explanation))
 
 

@@ -1,15 +1,14 @@
-"""Where an encoder looked for an answer: a map over the picture, over each frame, over the spectrogram.
+"""Where an encoder looked for an answer: a map over the picture, each frame, or the spectrogram.
 
 The map is the gradient of the answer's log-probability with respect to the encoder's last feature map, times
-that map, summed over channels (Selvaraju et al. 2017, Draelos and Carin 2021; the two are the same where
-positions are averaged). What is left of it counts for the answer where it is positive, against it where it
-is negative.
+that map, summed over channels (Selvaraju et al. 2017, Draelos and Carin 2021; the two agree where positions
+are averaged). Positive values support the answer, negative values count against it.
 
-The last feature map is the last thing with positions that the features are made of:
+The last feature map is the last tensor that still has positions:
 
-    convolutional network   what its global pooling averages               (C, h, w)
-    ViT, AST, TimeSformer   what the last block's attention reads          (patches, D)
-    Whisper                 the normed output of every layer, the stem     (T, D)
+    convolutional network   the input of its global pooling                         (C, h, w)
+    ViT, AST, TimeSformer   the input of the last block's attention                 (patches, D)
+    Whisper                 the normalised output of every layer, and of the stem   (T, D)
 """
 
 from __future__ import annotations
@@ -37,15 +36,15 @@ Values = Callable[[Tensor, Tensor], Tensor]  # (values of one map without channe
 
 @dataclass(frozen=True)
 class Watched:
-    """The part of an encoder whose values are its last feature map.
+    """The module of an encoder whose input or output is its last feature map.
 
     Attributes:
-        module: the values are its input if `before`, else its output.
-        channels: the dimension of the values that positions do not have.
-        layout: values without channels, and the media, to (F, h, w): frames (1 for a picture or a sound),
-            rows from the top (for sounds: mel bands from the lowest), columns from the left.
-        attends: the share of attention that [CLS] gives to each position, values without channels, from the
-            values; None for networks without [CLS].
+        module: the feature map is its input if `before`, otherwise its output.
+        channels: the channel dimension of the feature map.
+        layout: a map without channels, and the media -> (F, h, w): frames (1 for a picture or a sound), rows
+            from the top (for sounds: mel bands from the lowest), columns from the left.
+        attends: the feature map -> the attention that [CLS] gives to each position, without channels; None
+            for networks without [CLS].
     """
 
     module: nn.Module
@@ -56,15 +55,15 @@ class Watched:
 
 
 def watched(encoder: Encoder, deepest: int) -> list[Watched]:
-    """What to watch in an encoder that is read down to layer `deepest`; most have one last feature map.
+    """The modules to watch in an encoder that is read up to layer `deepest`; usually one.
 
     Raises:
-        EPALMError: the encoder has no feature map that is known here.
+        EPALMError: the feature map of this encoder is unknown.
     """
     network = encoder.network
     if isinstance(encoder, WhisperEncoder):
         layers = Watched(network.layer_norm, False, -1, _over_time)
-        stem = Watched(network.conv2, False, 1, _over_time)  # what the layers make of it is cut off by them
+        stem = Watched(network.conv2, False, 1, _over_time)  # the layers' own leaves cut its gradient
         return [layers, stem]
     if isinstance(encoder, ASTEncoder):
         layer = network.layers[deepest]
@@ -95,16 +94,16 @@ def watched(encoder: Encoder, deepest: int) -> list[Watched]:
         if pooling:
             return [Watched(pooling[0], True, 1, lambda values, media: values)]
     raise EPALMError(
-        f"It is not known where {type(network).__name__} keeps its last feature map, so where it looked "
-        "cannot be shown."
+        f"The last feature map of {type(network).__name__} is unknown, so where the encoder looked cannot be "
+        "shown."
     )
 
 
 @contextmanager
 def maps_of(parts: Sequence[Watched]) -> Iterator[list[tuple[Watched, Tensor]]]:
-    """Collect the feature maps of a forward pass, which goes on from them as leaves that take gradients.
+    """Collect the feature maps of a forward pass and make them leaves that receive gradients.
 
-    What other threads compute meanwhile with the same encoder is left alone.
+    Forward passes of other threads through the same encoder are not affected.
     """
     seen: list[tuple[Watched, Tensor]] = []
     here = get_ident()
@@ -143,12 +142,13 @@ def look(
     layers: Sequence[FeatureLayer],
     log_probability: Callable[[list[Tensor]], Tensor],
 ) -> Looked:
-    """Where an encoder looked for what has this log-probability.
+    """Where an encoder looked for an answer.
 
     Args:
-        media: (1, …) as the encoder takes it.
-        layers: which layers' features the adapter reads.
-        log_probability: of the answer, given the features (1, D_j) of those layers; differentiable.
+        media: (1, …), the encoder's input.
+        layers: the layers whose features the adapter reads.
+        log_probability: differentiable function from the features (1, D_j) of those layers to the answer's
+            log-probability.
     """
     places = encoder.widths.places(layers)
     deepest = max(map(max, places))
@@ -157,13 +157,13 @@ def look(
         features = encoder.features(media.to(next(encoder.parameters())), deepest)
         total = log_probability([side_by_side(features, each) for each in places])
     if not maps:
-        raise EPALMError(f"{type(encoder.network).__name__} gave no feature map to look at.")
+        raise EPALMError(f"{type(encoder.network).__name__} produced no feature map.")
     gradients: Sequence[Tensor | None] = [None] * len(maps)
     if total.requires_grad:
         gradients = torch.autograd.grad(total, [values for _, values in maps], allow_unused=True)
     relevance, attention = 0 * laid_out(*maps[0], media), None
     for (part, values), gradient in zip(maps, gradients, strict=True):
-        if gradient is not None:  # else no feature that is read depends on it
+        if gradient is not None:  # otherwise none of the features read depends on it
             relevance += laid_out(part, values.detach().float() * gradient.float(), media)
         if part.attends is not None:
             with torch.no_grad():
@@ -198,7 +198,7 @@ def _patches_of_sound(config: Any) -> Values:
 
 
 def _over_time(values: Tensor, media: Tensor) -> Tensor:
-    """(1, T) over what can be heard of a sound -> (1, 1, steps) over all of it; 0 where it is silent."""
+    """(1, T) over the audible part of a sound -> (1, 1, steps) over all of it; 0 where it is silent."""
     heard = audible(media[0])
     stretched = nn.functional.interpolate(values[None], size=heard.stop - heard.start, mode="linear")
     return nn.functional.pad(stretched, (heard.start, media.shape[-1] - heard.stop))
@@ -208,7 +208,7 @@ def _over_time(values: Tensor, media: Tensor) -> Tensor:
 
 
 def _fused(attention: Any) -> Callable[[Tensor], tuple[Tensor, Tensor, float]]:
-    """Queries and keys of an attention whose three projections are one, as in timm and TimeSformer."""
+    """Queries and keys of an attention with one fused qkv projection, as in timm and TimeSformer."""
 
     def heads(values: Tensor) -> tuple[Tensor, Tensor, float]:
         split = attention.qkv(values).unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -221,7 +221,7 @@ def _fused(attention: Any) -> Callable[[Tensor], tuple[Tensor, Tensor, float]]:
 
 
 def _from_cls(heads: Callable[[Tensor], tuple[Tensor, Tensor, float]]) -> Callable[[Tensor], Tensor]:
-    """Normed input of an attention (F, N, D) -> (F, N): row 0 of the attention, averaged over heads."""
+    """Normalised input of an attention (F, N, D) -> (F, N): row 0 of its weights, averaged over heads."""
 
     def attends(values: Tensor) -> Tensor:
         query, key, scale = heads(values)

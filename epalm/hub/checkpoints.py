@@ -1,4 +1,4 @@
-"""Checkpoints of the original implementation (`checkpoint_best.pth`) -> adapter folders."""
+"""Convert checkpoints of the original implementation (`checkpoint_best.pth`) to adapter folders."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def read_original(path: Path) -> dict[str, Tensor]:
         raise EPALMError(f"There is no checkpoint at {path}.") from None
     except pickle.UnpicklingError:
         raise EPALMError(
-            f"{path} holds more than tensors and plain containers (or is not a PyTorch checkpoint), "
-            "and such pickles are never executed; export its 'model' entry with torch.save."
+            f"{path} is not a PyTorch checkpoint or holds more than tensors and plain containers; such "
+            "pickles are never executed, so export its 'model' entry with torch.save."
         ) from None
-    # What damage leads to:
+    # Damaged files raise any of these.
     except (RuntimeError, EOFError, OSError, KeyError, IndexError, ValueError) as error:
         raise EPALMError(f"{path} cannot be read as a PyTorch checkpoint ({reason(error)}).") from None
     state = data.get("model") if isinstance(data, Mapping) else None
@@ -56,18 +56,20 @@ def read_original(path: Path) -> dict[str, Tensor]:
     state = {k.removeprefix("module."): v for k, v in state.items()}
     kept = {RENAMED.get(k, k): v.float() for k, v in state.items() if k.startswith(("connector.", _PROMPT))}
     if not kept:
-        raise EPALMError(f"{path} holds no connector and no prompt; its keys start with {list(state)[:3]}.")
+        raise EPALMError(
+            f"{path} has neither a connector nor a prompt; its first keys are {list(state)[:3]}."
+        )
     return kept
 
 
 def adapter_from_original(state: Mapping[str, Tensor], config: AdapterConfig, source: str) -> Adapter:
-    """Build an adapter from renamed tensors; EPALMError naming both sides where a tensor does not fit."""
+    """Build an adapter from renamed tensors; EPALMError naming both sides if a tensor does not fit."""
     fitting = f"{source}, {config.lm.id} and {config.encoder.id}"
     return Adapter(config).filled(state, fitting, original_name)
 
 
 def convert(checkpoint: Path, out: Path, preset: str) -> Adapter:
-    """Write the adapter folder `out` for an original checkpoint of the published recipe `preset`."""
+    """Convert an original checkpoint of the published model `preset` to the adapter folder `out`."""
     adapter = adapter_from_original(read_original(checkpoint), find(preset).config, str(checkpoint))
     adapter.save(out)
     return adapter

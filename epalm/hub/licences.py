@@ -1,4 +1,4 @@
-"""The licences of what a model is made of, to show wherever one is chosen."""
+"""The licences of a model's parts, shown wherever a model is chosen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from epalm.hub.zoo import ZOO, licence_notice
 
 
 def licences(lm: str, encoders: Iterable[str]) -> str:
-    """The licence notice to show where a model with these backbones is chosen."""
+    """The licence notice of a model with these backbones."""
     ids = list(dict.fromkeys(map(backbone, (lm, *encoders))))
     for preset in ZOO.values():
         if [preset.lm.id, preset.encoder.id] == ids:
@@ -32,16 +32,16 @@ def licences(lm: str, encoders: Iterable[str]) -> str:
 def licences_of_configs(
     configs: Sequence[AdapterConfig], lm: str | None = None, encoder: str | None = None
 ) -> str:
-    """The licence notice of adapters for one language model, with or without other backbones than theirs."""
+    """The licence notice of adapters for one language model; `lm` and `encoder` replace their backbones."""
     encoders = [encoder] if encoder else [config.encoder.id for config in configs]
     return licences(lm or configs[0].lm.id, encoders)
 
 
 def backbone(id: str) -> str:
-    """The weights that an encoder's id stands for: one that looks at every frame is an image encoder."""
+    """The id of an encoder's weights: an encoder of frames is an image encoder."""
     return id.removeprefix("frames/")
 
 
 def short(id: str) -> str:
-    """A backbone's name without its origin."""
+    """A backbone's name without its owner."""
     return id.split("/")[-1]

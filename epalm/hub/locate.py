@@ -1,4 +1,4 @@
-"""Where a model's adapters lie: the shipped ones, a published checkpoint, a folder, a hub repository."""
+"""Find a model's adapters: shipped, a published checkpoint, a local folder, or a hub repository."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from epalm.hub.checkpoints import convert
 from epalm.hub.wheels import cache_root
 from epalm.hub.zoo import ZOO, fetch_checkpoint
 
-INSTALLED = Path(__file__).parents[1] / "assets" / "starter"  # where a wheel has the shipped adapters
+INSTALLED = Path(__file__).parents[1] / "assets" / "starter"  # in an installed wheel
 STARTER = INSTALLED if INSTALLED.is_dir() else Path(__file__).parents[2] / "assets" / "starter"
 
 
 def locate(name: str, revision: str | None, token: str | bool | None, say: Callable[[str], None]) -> Path:
-    """The local folder of a model's adapters: shipped, converted after a download, or from the hub."""
+    """The local folder of a model's adapters, downloaded and converted if needed."""
     if name == "starter":
         return STARTER
     if name in ZOO:
@@ -52,26 +52,26 @@ def locate(name: str, revision: str | None, token: str | bool | None, say: Calla
         return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=patterns))
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
         raise EPALMError(
-            f"{name} is not a local folder, and the hub did not give it; "
-            f"check name and network ({reason(error)})."
+            f"{name} is not a local folder and could not be fetched from the hub; "
+            f"check the name and the network ({reason(error)})."
         ) from error
 
 
 def adapter_folders(folder: Path) -> dict[str, Path]:
     """Name -> folder of every adapter in a model folder.
 
-    A folder holds one adapter, or several in sub-folders that its `config.json` lists as "adapters".
+    A folder holds one adapter, or several in subfolders that its `config.json` lists as "adapters".
     """
     try:
         listed = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("adapters")
     except (OSError, ValueError, AttributeError):
-        listed = None  # read again, and reported, as a single adapter's config
+        listed = None  # loading it as a single adapter's config reports the error
     if listed is None:
         task = AdapterConfig.load(folder / CONFIG).task
         return {f"{task.modality}-{task.name}": folder}
     names = listed if isinstance(listed, list) else []
     if not names or not all(isinstance(name, str) and name and "." not in name for name in names):
         raise EPALMError(
-            f"{folder / CONFIG} must list its adapters as sub-folders without dots, but lists {listed!r}."
+            f"{folder / CONFIG} must list its adapters as subfolders without dots, but lists {listed!r}."
         )
     return {name: folder / name for name in names}

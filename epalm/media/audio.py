@@ -1,4 +1,4 @@
-"""Sounds: the first seconds of any file -> samples.
+"""Read sounds: the first seconds of any audio or video file -> samples.
 
 sound = open_audio("dog.mp3", seconds=10)  # waveform and rate
 """
@@ -19,11 +19,11 @@ from epalm.media.container import MediaSource, decoded, is_mp3, open_container, 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Samples per second of what can be a sound; also bounds what a damaged header makes us read.
+# Plausible sample rates. The upper bound also limits how much a damaged header can make us read.
 MIN_RATE, MAX_RATE = 1_000, 768_000
-MAX_CHANNELS = 64  # that are heard; further ones are left out
+MAX_CHANNELS = 64  # further channels are ignored
 
-# Samples beyond this are damage, as infinite ones are. Up to it they may be integers stored as floats.
+# Larger samples, like infinite ones, are damage. Up to here they may be integers stored as floats.
 LARGEST = 2.0**31
 
 
@@ -42,12 +42,12 @@ def open_audio(source: MediaSource, seconds: float | None = None) -> Sound:
         seconds: decode no more than this from the start; None decodes all.
 
     Returns:
-        All channels, at the file's own rate. What is damaged is left out.
+        All channels at the file's own rate. Damaged parts are left out.
 
     Raises:
-        EPALMError: missing, empty or damaged file, a folder, no sound, or a video without sound.
+        EPALMError: the file is missing, empty or damaged, is a folder, or has no sound.
     """
-    import torch  # not where a process only reads files
+    import torch  # the reading process never needs it
 
     samples, rate = read_samples(source, seconds)
     return Sound(torch.from_numpy(samples), rate)
@@ -67,7 +67,7 @@ def read_samples(source: MediaSource, seconds: float | None = None) -> tuple[np.
 
 
 def finite(samples: np.ndarray) -> np.ndarray:
-    """Samples without damage: what is not a number is silent, what is no loudness is as loud as can be."""
+    """Repair damaged samples: NaN becomes 0, values that are too large become ±1."""
     samples = np.ascontiguousarray(samples, np.float32)
     damaged = ~(np.abs(samples) <= LARGEST)
     if damaged.any():
@@ -76,7 +76,7 @@ def finite(samples: np.ndarray) -> np.ndarray:
 
 
 def read_with_soundfile(file: BinaryIO, seconds: float | None) -> tuple[np.ndarray, int] | None:
-    """WAV, FLAC, Ogg and others -> (channels, samples) and rate; None where it cannot read anything."""
+    """WAV, FLAC, Ogg and others -> (channels, samples) and rate; None if libsndfile cannot read the file."""
     if is_mp3(file):
         return None
     try:
@@ -87,16 +87,16 @@ def read_with_soundfile(file: BinaryIO, seconds: float | None) -> tuple[np.ndarr
                 min(rate, MAX_RATE), frames=-1 if length is None else length, dtype="float32", always_2d=True
             )
             parts = [block[:, :MAX_CHANNELS].copy() for block in blocks]
-    except Exception:  # it takes some damaged headers for programming errors
+    except Exception:  # damaged headers also raise TypeError and the like
         return None
     return (np.concatenate(parts).T, rate) if parts and sum(map(len, parts)) else None
 
 
 def read_with_av(file: BinaryIO, name: str, seconds: float | None) -> tuple[np.ndarray, int]:
-    """Whatever FFmpeg knows -> (channels, samples) and rate.
+    """Any format that FFmpeg knows -> (channels, samples) and rate.
 
-    Joined files may go on with other channels or at another rate than they begin with: all is made like the
-    beginning.
+    In concatenated files the number of channels or the rate may change; everything is converted to those of
+    the beginning.
 
     Raises:
         EPALMError: not a media file, or one without sound.
@@ -121,9 +121,9 @@ def read_with_av(file: BinaryIO, name: str, seconds: float | None) -> tuple[np.n
 
 
 def uniform(frames: Iterator[av.AudioFrame]) -> Iterator[tuple[int, np.ndarray]]:
-    """Rate of the first frame, and the samples (channels, samples) of each at that rate.
+    """The first frame's rate, with each frame's (channels, samples) resampled to it.
 
-    The resampler is asked for packed samples: PyAV miscounts the planes of eight and more channels.
+    The resampler returns packed samples because PyAV miscounts the planes of eight or more channels.
     """
     rate, before = 0, None
     resampler: av.AudioResampler | None = None
@@ -135,7 +135,7 @@ def uniform(frames: Iterator[av.AudioFrame]) -> Iterator[tuple[int, np.ndarray]]
                 yield from ((rate, unpacked(rest)) for rest in resampler.resample(None))
             resampler, before = av.AudioResampler("flt", frame.layout, rate), kind
         assert resampler is not None
-        frame.pts = None  # else a jump in time is filled with silence, or frames are thrown away
+        frame.pts = None  # otherwise a jump in time adds silence or drops frames
         yield from ((rate, unpacked(converted)) for converted in resampler.resample(frame))
     if resampler is not None:
         yield from ((rate, unpacked(rest)) for rest in resampler.resample(None))
@@ -147,7 +147,7 @@ def unpacked(frame: av.AudioFrame) -> np.ndarray:
 
 
 def like(samples: np.ndarray, channels: int) -> np.ndarray:
-    """(any, samples) -> (channels, samples): the same ones, or the mean of all where their number differs."""
+    """(any, samples) -> (channels, samples): the first ones, or copies of the mean if too few."""
     if len(samples) >= channels > 1 or len(samples) == channels:
         return samples[:channels]
     return np.repeat(samples.mean(0, keepdims=True, dtype=np.float32), channels, axis=0)

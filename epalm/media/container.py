@@ -1,8 +1,8 @@
-"""The one door to files: how any file is opened, what kind it is by its content, and how FFmpeg reads it.
+"""How every file is opened, how its kind is recognised by its content, and how FFmpeg reads it.
 
 modality_of("holiday.bin")  # "video"
 
-with open_file("dog.mp3") as (file, name):  # whatever a library raises in here becomes one sentence
+with open_file("dog.mp3") as (file, name):  # any exception raised in here becomes an EPALMError
     ...
 """
 
@@ -39,30 +39,30 @@ Modality = Literal["image", "video", "audio"]
 MediaSource = str | Path | bytes  # a path, or the bytes of a file
 Source = MediaSource | Image.Image | np.ndarray  # or a picture in memory
 
-# The containers that are read. Absent on purpose: playlists, which make the reader open other files and
-# addresses, and the formats that take any text for a video.
+# The containers that we read. Left out on purpose: playlists, which make FFmpeg open other files and URLs,
+# and formats that accept any text file as a video.
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,h264,hevc,m4v,asf,ogg,mxf,rm,dv,ivf,"
     "wav,w64,flac,mp3,aac,ac3,eac3,aiff,au,caf,amr,ape,wv,tta,dts"
 )
 
-# Pillow's formats that are decoded by Pillow and its own libraries. Absent on purpose: EPS, for which it
-# starts Ghostscript, and formats that only other programs decode. HEIF is pillow-heif's.
+# Formats that Pillow decodes with its own libraries, and HEIF (pillow-heif). Left out on purpose: EPS, which
+# starts Ghostscript, and formats that need other programs.
 PICTURES = (
     "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "GIF", "HEIF", "ICNS", "ICO", "IM", "JPEG", "JPEG2000",
     "MPO", "MSP", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI", "SGI", "SPIDER", "SUN", "TGA", "TIFF", "WEBP",
     "XBM", "XPM",
 )  # fmt: skip
 
-pillow_heif.register_heif_opener()  # what phones store
+pillow_heif.register_heif_opener()  # photos of phones
 Image.init()
-FORMATS = [name for name in PICTURES if name in Image.OPEN]  # what this installation has of them
+FORMATS = [name for name in PICTURES if name in Image.OPEN]  # those that this installation supports
 
-# How a file begins that is an image even where it is damaged or has a codec that Pillow lacks.
+# First bytes that mark a file as an image even if it is damaged or Pillow lacks its codec.
 IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
 IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")  # in an ISO base file
 
-# What people take for a picture, by its first bytes, and what to do with it.
+# Files that people mistake for pictures, by their first bytes.
 NO_PICTURES = {
     b"%!PS": "a PostScript file",
     b"\xc5\xd0\xd3\xc6": "a PostScript file",
@@ -72,8 +72,8 @@ NO_PICTURES = {
     b"\0\0\0\x0cJXL ": "a JPEG XL picture",
 }
 
-SILENCE = 60  # seconds after which a pipe that sends nothing is given up
-PIPED = 1 << 30  # bytes that are read from a pipe at most
+SILENCE = 60  # seconds to wait for a pipe that sends nothing
+PIPED = 1 << 30  # most bytes to read from a pipe
 
 av.logging.set_level(None)  # damage is reported in one sentence, not on the terminal
 
@@ -82,9 +82,9 @@ av.logging.set_level(None)  # damage is reported in one sentence, not on the ter
 
 
 class GuardedFile(io.RawIOBase):
-    """A file for libraries that do not survive a failing read, which they meet as the file's end.
+    """A file for libraries that crash when a read fails: a failed read looks like the end of the file.
 
-    It has no name, so that none of them concludes anything from it. `failure` keeps the error.
+    The error is kept in `failure`. The file has no name, so libraries must look at its content.
     """
 
     def __init__(self, file: io.FileIO) -> None:
@@ -117,13 +117,13 @@ class GuardedFile(io.RawIOBase):
 
 @contextmanager
 def open_file(source: MediaSource) -> Iterator[tuple[BinaryIO, str]]:
-    """A file that is not empty, and the name that begins the sentence of an error.
+    """Open a file that is not empty; yields it with the name to use in error messages.
 
-    This is the boundary between the libraries that read files and everything else: whatever they raise
-    inside the `with` block leaves it as an EPALMError. Its traceback goes to the log at level INFO.
+    This is the boundary between the libraries that read files and everything else: any exception inside the
+    `with` block leaves it as an EPALMError. Its traceback goes to the log at level INFO.
 
     Raises:
-        EPALMError: missing, empty, a folder, not readable by this user or at all, or damaged.
+        EPALMError: the file is missing, empty, damaged, a folder, or cannot be read.
     """
     name = name_of(source)
     source = whole(source)
@@ -149,7 +149,7 @@ def open_file(source: MediaSource) -> Iterator[tuple[BinaryIO, str]]:
 
 
 def name_of(source: MediaSource) -> str:
-    """How an error's sentence calls a file."""
+    """The name of a file in error messages."""
     return "The file" if isinstance(source, bytes) else str(source)
 
 
@@ -160,20 +160,22 @@ def opened(path: str | Path, name: str) -> GuardedFile:
         raise EPALMError(f"{name} does not exist.") from error
     except IsADirectoryError as error:
         raise EPALMError(f"{name} is a folder, not a file.") from error
-    except (OSError, ValueError) as error:  # the latter where a path has a null character
+    except (OSError, ValueError) as error:  # ValueError: the path has a null character
         raise EPALMError(f"{name} cannot be opened: {why(error)}.") from error
 
 
 def sentence_about(name: str, error: Exception) -> EPALMError:
-    """What a user is told of an error while a file is read."""
+    """The message for a user when reading a file failed."""
     if isinstance(error, EPALMError):
         return error
     log.info("%s could not be read", name, exc_info=error)
     if isinstance(error, MemoryError):
-        return EPALMError(f"{name} needs more memory than there is: make it smaller or shorter.")
+        return EPALMError(f"{name} needs more memory than is available: make it smaller or shorter.")
     if isinstance(error, OSError) and error.errno and not isinstance(error, FFmpegError):
-        return EPALMError(f"{name} cannot be read: {why(error)}. Copy it to another disk, or fetch it again.")
-    return EPALMError(f"{name} cannot be read: it is damaged, or of a kind that is not known ({why(error)}).")
+        return EPALMError(
+            f"{name} cannot be read: {why(error)}. Copy it to another disk or download it again."
+        )
+    return EPALMError(f"{name} cannot be read: it is damaged or its format is not supported ({why(error)}).")
 
 
 def why(error: Exception) -> str:
@@ -181,17 +183,17 @@ def why(error: Exception) -> str:
 
 
 def whole(source: MediaSource) -> MediaSource:
-    """The source, or the bytes of a pipe, which can be read only once: `<(curl …)`, /dev/stdin.
+    """The source itself, or all bytes of a pipe, which can be read only once: `<(curl …)`, /dev/stdin.
 
     Raises:
-        EPALMError: nothing comes through the pipe, or too much, or the path is a device.
+        EPALMError: the pipe sends nothing or too much, or the path is a device.
     """
     if isinstance(source, bytes):
         return source
     try:
         mode = os.stat(source).st_mode
     except (OSError, ValueError):
-        return source  # whose opening says what is wrong
+        return source  # opening it will report the error
     if stat.S_ISFIFO(mode):
         return from_pipe(source)
     if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
@@ -200,7 +202,7 @@ def whole(source: MediaSource) -> MediaSource:
 
 
 def from_pipe(path: str | Path) -> bytes:
-    """All that comes through a pipe; a pipe without a writer does not hold us up for ever."""
+    """Everything that a pipe sends; gives up on a pipe that stays silent."""
     parts: list[bytes] = []
     size, since = 0, time.monotonic()
     try:
@@ -220,20 +222,20 @@ def from_pipe(path: str | Path) -> bytes:
             elif part == b"" and (parts or not fifo_without_writer(path)):
                 return b"".join(parts)
             elif time.monotonic() - since > SILENCE:
-                raise EPALMError(f"Nothing has come through the pipe {path} for {SILENCE} seconds.")
+                raise EPALMError(f"The pipe {path} has sent nothing for {SILENCE} seconds.")
             elif part == b"":
                 time.sleep(0.05)
     except OSError as error:
         raise EPALMError(f"{path} cannot be read: {error.strerror}.") from error
     finally:
         os.close(pipe)
-    raise EPALMError(f"More than {PIPED >> 20} MiB come through the pipe {path}: save them as a file first.")
+    raise EPALMError(f"The pipe {path} sends more than {PIPED >> 20} MiB: save the data as a file first.")
 
 
 def fifo_without_writer(path: str | Path) -> bool:
-    """Whether a pipe has a place in the file system, where its writer may come later than its reader.
+    """Whether a pipe is a named one, whose writer may open it after its reader.
 
-    Pipes of a shell, /dev/fd/63 and /dev/stdin, were there before us and end when their writer has gone.
+    Pipes made by a shell (/dev/fd/63, /dev/stdin) already have a writer; they end when it closes them.
     """
     return not os.path.realpath(path).startswith(("/dev/", "/proc/"))
 
@@ -246,15 +248,15 @@ def open_container(file: BinaryIO, name: str, kind: str) -> Iterator[InputContai
     """The tracks of a video or sound file.
 
     Args:
-        kind: what the file should be, for the sentence of an error.
+        kind: what the file should be, for the error message.
 
     Raises:
-        EPALMError: the file is none of CONTAINERS, or damaged before its first track.
+        EPALMError: the format is not one of CONTAINERS, or the file is damaged before its first track.
     """
     file.seek(0)
-    # Not `options`, which are for the streams, too: MPEG streams, whose tracks come late, make that crash.
+    # Not `options`: those also apply to streams, and crash on MPEG streams, whose tracks are found late.
     options = {"format_whitelist": CONTAINERS}
-    try:  # a file object rather than its path: nothing is concluded from the name
+    try:  # a file object rather than its path, so that FFmpeg ignores the name
         container = av.open(file, "r", container_options=options, metadata_errors="replace")
     except (FFmpegError, ValueError) as error:
         raise EPALMError(f"{name} is not {kind} that can be read, or it is damaged or incomplete.") from error
@@ -263,7 +265,7 @@ def open_container(file: BinaryIO, name: str, kind: str) -> Iterator[InputContai
 
 
 def track(container: InputContainer, kind: Literal["video", "audio"]) -> Stream | None:
-    """The first video or audio track with a known codec; the cover picture of a song is no video."""
+    """The first video or audio track with a known codec; a song's cover picture is not a video."""
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails
     for stream in container.streams:
         if stream.type == kind and stream.codec_context is not None and not stream.disposition & pictures:
@@ -274,11 +276,11 @@ def track(container: InputContainer, kind: Literal["video", "audio"]) -> Stream 
 def decoded(
     container: InputContainer, stream: Stream, wanted: Collection[float] = ()
 ) -> Iterator[av.VideoFrame | av.AudioFrame]:
-    """Frames from the current position on. Damaged packets are passed over; a damaged container ends them.
+    """Frames from the current position on; skips damaged packets and stops at a damaged container.
 
     Args:
-        wanted: time stamps of those that are needed; of the others, those from which no frame is predicted
-            are left out. Empty for all.
+        wanted: time stamps of the frames that are needed; other frames are left out if no frame is predicted
+            from them. Empty = all frames are needed.
     """
     packets = container.demux(stream)
     while True:
@@ -300,10 +302,10 @@ def decoded(
 
 
 def modality_of(source: Source) -> Modality:
-    """What a file is, whatever its name. Animated images are images; a film without pictures is audio.
+    """The kind of a file by its content. Animated images are images; a video without pictures is audio.
 
     Raises:
-        EPALMError: missing or empty file, a folder, or none of the three.
+        EPALMError: the file is missing, empty, a folder, or none of the three kinds.
     """
     if isinstance(source, Image.Image | np.ndarray):
         return "image"
@@ -337,12 +339,12 @@ def is_image(file: BinaryIO) -> bool:
             return True
     except Image.DecompressionBombError:
         return True
-    except Exception:  # Pillow's readers raise many types on files that only begin like an image
+    except Exception:  # Pillow raises all kinds of errors on files that only begin like an image
         return False
 
 
 def what_else(file: BinaryIO) -> str | None:
-    """What a file is that people take for a picture, though it is not opened as one."""
+    """What a file is that looks like a picture but is not supported; None if unknown."""
     file.seek(0)
     head = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n")
     for magic, kind in NO_PICTURES.items():
@@ -352,7 +354,7 @@ def what_else(file: BinaryIO) -> str | None:
 
 
 def is_mp3(file: BinaryIO) -> bool:
-    """Whether a file begins like an MP3. Those are FFmpeg's: of damage, libsndfile writes to the terminal."""
+    """Whether a file begins like an MP3. FFmpeg reads those: libsndfile prints its errors to the terminal."""
     file.seek(0)
     head = file.read(3)
     file.seek(0)
@@ -360,10 +362,10 @@ def is_mp3(file: BinaryIO) -> bool:
 
 
 def is_sound(file: BinaryIO) -> bool:
-    """Whether libsndfile knows the format; it has some that FFmpeg lacks."""
+    """Whether libsndfile knows the format; it knows some that FFmpeg does not."""
     if is_mp3(file):
         return False
     try:
         return soundfile.info(file).channels > 0
-    except Exception:  # it takes some damaged headers for programming errors
+    except Exception:  # damaged headers also raise TypeError and the like
         return False

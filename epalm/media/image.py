@@ -1,4 +1,4 @@
-"""Pictures: any file a person may have -> an upright PIL RGB image.
+"""Read pictures: any image file -> an upright PIL RGB image.
 
 image = open_image("photo.jpg")
 """
@@ -14,28 +14,29 @@ from epalm.errors import EPALMError
 from epalm.media import mend
 from epalm.media.container import FORMATS, MediaSource, open_file, what_else
 
-# Larger images are refused. Pillow's own limit: from here on it warns of decompression bombs.
+# Larger images are refused. It is the limit above which Pillow warns of decompression bombs.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
-MAX_BYTES = 1 << 30  # of a picture's file
+MAX_BYTES = 1 << 30  # size of the file
 
-# Photos whose shorter side is at least twice this are reduced by a whole factor while they are read.
+# Photos whose shorter side is at least twice this are downscaled by an integer factor while being read.
 ENOUGH_PIXELS = 1536
 
 ImageSource = MediaSource | Image.Image | np.ndarray
 
 
 def open_image(source: ImageSource) -> Image.Image:
-    """Read an image the way a person sees it: upright, first frame, eight bits, on a white ground.
+    """Read an image as a person sees it: upright, first frame, eight bits, on a white background.
 
     Args:
         source: a path, the bytes of a file, a PIL image (left as it is), or an array (H, W), (H, W, 1),
             (H, W, 3) or (H, W, 4) of uint8, of uint16 with white at 65535, or of float with white at 1.
 
     Returns:
-        RGB image. Above 3072 pixels on the shorter side it is reduced, to bound the memory used.
+        RGB image. If its shorter side exceeds 3072 pixels it is downscaled, to bound memory.
 
     Raises:
-        EPALMError: missing, empty, damaged or truncated file, a folder, not an image, over MAX_PIXELS pixels.
+        EPALMError: the file is missing, empty, damaged, truncated, a folder, not an image, or has more than
+            MAX_PIXELS pixels.
     """
     if isinstance(source, Image.Image):
         return decode(source, "The image")
@@ -46,11 +47,11 @@ def open_image(source: ImageSource) -> Image.Image:
 
 
 def read(file: BinaryIO, name: str) -> Image.Image:
-    """Open an image file and decode it; `name` begins the sentence of an error."""
+    """Open an image file and decode it; error messages begin with `name`."""
     if mend.is_png(file):
         content = mend.clean_png(file, MAX_BYTES)
         if content is None:
-            raise EPALMError(f"{name} has more than {MAX_BYTES >> 20} MiB, too much for a picture.")
+            raise EPALMError(f"{name} is larger than {MAX_BYTES >> 20} MiB, too large for a picture.")
         file = io.BytesIO(content)
     if kind := what_else(file):
         raise EPALMError(f"{name} is not an image that can be read, but {kind}: save it as PNG or JPEG.")
@@ -68,20 +69,20 @@ def read(file: BinaryIO, name: str) -> Image.Image:
 
 
 def begun(file: BinaryIO, name: str) -> Image.Image:
-    """An image whose header was read, set to decode no more pixels than are needed."""
+    """An image whose header has been read, set to decode only as many pixels as needed."""
     file.seek(0)
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise too_large(name) from error
-    except Exception as error:  # Pillow's readers raise many types on files that only begin like an image
+    except Exception as error:  # Pillow raises all kinds of errors on files that only begin like an image
         raise EPALMError(
             f"{name} is not an image that can be read (JPEG, PNG, WebP, HEIC, GIF, TIFF, …)."
         ) from error
     factor = min(image.size) // ENOUGH_PIXELS
     if factor > 1:
-        image.draft(None, (image.width // factor, image.height // factor))  # JPEG decodes smaller right away
+        image.draft(None, (image.width // factor, image.height // factor))  # JPEG decodes at a smaller size
     return image
 
 
@@ -107,10 +108,10 @@ def decode(image: Image.Image, name: str) -> Image.Image:
 
 
 def turned(image: Image.Image) -> Image.Image:
-    """Upright, if the file says in a way that can be read how the camera was held."""
+    """Rotate an image upright by its EXIF orientation, if it has a readable one."""
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF data raise many types
+    except Exception:  # damaged EXIF data raises all kinds of errors
         return image
 
 
@@ -119,7 +120,7 @@ def too_large(name: str) -> EPALMError:
 
 
 def reduce(image: Image.Image) -> Image.Image:
-    """Average whole blocks of pixels of very large images."""
+    """Downscale very large images by averaging blocks of pixels."""
     factor = min(image.size) // ENOUGH_PIXELS
     return image.reduce(factor) if factor > 1 else image
 
@@ -136,8 +137,8 @@ def image_from_array(array: np.ndarray) -> Image.Image:
 def eight_bits(values: np.ndarray) -> np.ndarray:
     """Brightness values of any type -> uint8.
 
-    White is 65535 for uint16 and True for bool. Other types do not say their range: white is the smallest of
-    1 (floats only), 255 and 65535 that no value exceeds, else the largest value.
+    White is 65535 for uint16 and True for bool. Other types have no fixed range: white is the smallest of 1
+    (floats only), 255 and 65535 that no value exceeds, otherwise the largest value.
     """
     if values.dtype == np.uint8:
         return values

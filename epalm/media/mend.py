@@ -1,8 +1,8 @@
-"""Pictures that every browser shows although something about their files is wrong.
+"""Repairs for picture files that are slightly damaged but that every browser shows.
 
-clean_png      without the chunks that a picture does not need: megabytes of text, colour profiles, wrong
-               checksums in notes
-complete_jpeg  without the last few bytes
+clean_png      drops chunks that do not affect the picture: megabytes of text, colour profiles, notes with a
+               wrong checksum
+complete_jpeg  fills in the last few bytes
 """
 
 import random
@@ -16,17 +16,17 @@ from PIL import Image
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 
-# Chunks without which a picture looks different. Pillow turns pictures by the EXIF data, and by two texts.
+# Chunks that change how a picture looks. Pillow reads the orientation from EXIF data and from two texts.
 PICTURE = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf")
-ANCILLARY = 0x20  # a bit of a chunk's name: what it holds may be left out
+ANCILLARY = 0x20  # bit of a chunk's name: the chunk is optional
 TURNS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 MAX_TEXT = 1 << 18  # bytes of such a text
 
-MISSING = 0.1  # share of a picture that may be missing at its end
-MISSING_BLOCKS = 4  # or so few blocks of pixels, which are a larger share of a tiny picture
-TINY = 4096  # bytes of a file of which a few are a whole pass of a progressive picture
-SMALL_CHANGE = 8  # of 255: pixels that differ by less are the same
-BLOCK = 16  # pixels per side of what a JPEG encodes at once
+MISSING = 0.1  # largest share of a picture that may be missing at its end
+MISSING_BLOCKS = 4  # or this many blocks of pixels, a larger share of a tiny picture
+TINY = 4096  # bytes; in smaller files a few bytes can be a whole pass of a progressive picture
+SMALL_CHANGE = 8  # of 255: pixels that differ by less count as equal
+BLOCK = 16  # side of the blocks that a JPEG encodes, in pixels
 
 END_OF_IMAGE = b"\xff\xd9"
 START_OF_FRAME = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
@@ -48,9 +48,9 @@ def is_jpeg(file: BinaryIO) -> bool:
 
 
 def clean_png(file: BinaryIO, most: int) -> bytes | None:
-    """A PNG file with what its first picture needs, and an end; None if that has more than `most` bytes.
+    """A PNG file reduced to what its first picture needs; None if that exceeds `most` bytes.
 
-    Chunks that a picture needs stay as they are, wrong checksums included: those are damage.
+    Required chunks are kept unchanged, even with a wrong checksum: that is real damage.
     """
     kept, size = [PNG], len(PNG)
     for kind, body, checksum in chunks(file, most):
@@ -75,13 +75,13 @@ def chunks(file: BinaryIO, most: int) -> Iterator[tuple[bytes, bytes, bytes]]:
             continue
         body = file.read(min(length, most + 1))
         checksum = file.read(4)
-        if len(body) < length or len(checksum) < 4:  # cut off: what is there counts
+        if len(body) < length or len(checksum) < 4:  # cut off: keep what is there
             checksum = struct.pack(">I", zlib.crc32(kind + body))
         yield kind, body, checksum
 
 
 def wanted(kind: bytes, body: bytes, checksum: bytes) -> bool:
-    """Whether a chunk that may be left out has its say in how the picture looks."""
+    """Whether an optional chunk affects how the picture looks."""
     if struct.pack(">I", zlib.crc32(kind + body)) != checksum:
         return False
     if kind in PICTURE:
@@ -93,7 +93,7 @@ def wanted(kind: bytes, body: bytes, checksum: bytes) -> bool:
 
 
 def small(compressed: bytes) -> bool:
-    """Whether a compressed text has no more than MAX_TEXT bytes."""
+    """Whether a compressed text decompresses to at most MAX_TEXT bytes."""
     inflate = zlib.decompressobj()
     try:
         inflate.decompress(compressed, MAX_TEXT)
@@ -106,12 +106,12 @@ def small(compressed: bytes) -> bool:
 
 
 def complete_jpeg(content: bytes, decoded: Callable[[bytes], Image.Image]) -> Image.Image | None:
-    """A JPEG without its end, as a picture whose last pixels are made up; None if too much is missing.
+    """A truncated JPEG as a picture whose last pixels are made up; None if too much is missing.
 
-    How much is missing shows where two different endings make a difference.
+    The missing part is found by decoding with two different endings: it is where the results differ.
 
     Args:
-        decoded: opens the bytes of a whole file; raises if they are none.
+        decoded: decodes the bytes of a file; raises if it cannot.
     """
     content = content.rstrip(b"\xff")
     parts, end = segments(content)
@@ -120,7 +120,7 @@ def complete_jpeg(content: bytes, decoded: Callable[[bytes], Image.Image]) -> Im
     noise = random.Random(0).choices(range(1, 255), k=4096)
     try:
         plain, other = (decoded(content[:end] + ending + END_OF_IMAGE) for ending in (b"", bytes(noise)))
-    except Exception:  # damaged in other places, too
+    except Exception:  # damaged elsewhere, too
         return None
     difference = np.abs(np.asarray(plain).astype(np.int16) - np.asarray(other)).max(-1) > SMALL_CHANGE
     rows, columns = (-(-side // BLOCK) for side in difference.shape)
@@ -131,9 +131,9 @@ def complete_jpeg(content: bytes, decoded: Callable[[bytes], Image.Image]) -> Im
 
 
 def last_details(parts: list[tuple[int, bytes]], tiny: bool) -> bool:
-    """Whether a JPEG goes as far as its finest details: a progressive one brings them in its last passes.
+    """Whether a JPEG reaches its finest details, which a progressive one stores in its last passes.
 
-    Of a tiny one, a few bytes may be a whole pass: there the last bit of the coefficients may be missing.
+    In a tiny file a few bytes can be a whole pass, so the last bit of the coefficients may be missing.
     """
     progressive = False
     components: list[int] = []
@@ -153,7 +153,7 @@ def last_details(parts: list[tuple[int, bytes]], tiny: bool) -> bool:
 
 
 def segments(content: bytes) -> tuple[list[tuple[int, bytes]], int]:
-    """Marker and content of every segment of a JPEG, and where one begins that is cut off, or the end."""
+    """Marker and content of every complete segment of a JPEG, and the offset at which they end."""
     parts: list[tuple[int, bytes]] = []
     place = 2
     while (place := content.find(b"\xff", place)) >= 0:

@@ -1,4 +1,4 @@
-"""What a model perceives of a file, for the page: the frames of a video, the spectrogram of a sound.
+"""What a model perceives, for the demo page: the frames of a video, the spectrogram of a sound.
 
 shown, sentence = look(model.recipes["video-caption"], "clip.mp4")
 shown, sentence = listen(model.recipes["audio-caption"], "dog.mp3")
@@ -19,7 +19,7 @@ WIDTH, HEIGHT, AXIS = 640, 200, 36  # pixels of a spectrogram, and of the time a
 STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)  # seconds between the axis' marks
 MARKS = 6  # at most, so that they can be read on a phone
 
-# Equal steps of loudness look equal: nine shades of matplotlib's "magma" (CC0), and those between them.
+# Perceptually uniform colours: nine shades of matplotlib's "magma" (CC0), interpolated.
 MAGMA = (
     (0, 0, 4), (29, 17, 71), (81, 18, 124), (131, 38, 129), (183, 55, 121),
     (229, 80, 100), (251, 135, 97), (254, 194, 135), (252, 253, 191),
@@ -30,10 +30,10 @@ SHADES = np.stack(
 
 
 def look(recipe: Any, source: Source, reader: Reader = HERE) -> tuple[list[tuple[Image.Image, str]], str]:
-    """The frames that a model sees of a video, each with its time, and a sentence about them.
+    """The frames of a video that a model sees, each with its time, and a sentence about them.
 
     Raises:
-        EPALMError: as `recipe.open`.
+        EPALMError: see `recipe.open`.
     """
     clip: Clip = recipe.open(source, reader)
     frames = []
@@ -45,10 +45,10 @@ def look(recipe: Any, source: Source, reader: Reader = HERE) -> tuple[list[tuple
 
 
 def listen(recipe: Any, source: Source, reader: Reader = HERE) -> tuple[Image.Image, str]:
-    """The spectrogram that a model hears of a sound, as a picture, and a sentence about it.
+    """The spectrogram of the sound that a model hears, as a picture, and a sentence about it.
 
     Raises:
-        EPALMError: as `recipe.open`.
+        EPALMError: see `recipe.open`.
     """
     sound = recipe.open(source, reader)
     length = sound.waveform.shape[1] / sound.rate
@@ -61,7 +61,7 @@ def listen(recipe: Any, source: Source, reader: Reader = HERE) -> tuple[Image.Im
 
 
 def picture(spectrogram: np.ndarray, seconds: float) -> Image.Image:
-    """(time, mel) energies of any unit -> RGB picture, time to the right with marks, pitch upwards."""
+    """(time, mel) energies of any unit -> RGB picture with time to the right and pitch upwards."""
     low, high = np.percentile(spectrogram, (2, 99.8))
     levels = (spectrogram.T[::-1] - low) / max(high - low, 1e-6)  # (mel, time), the highest pitch on top
     stretched = Image.fromarray(levels.astype(np.float32)).resize((WIDTH, HEIGHT))
@@ -70,7 +70,7 @@ def picture(spectrogram: np.ndarray, seconds: float) -> Image.Image:
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(20)
     for mark in marks(seconds):
         x = round(mark / seconds * (WIDTH - 1))
-        left, right = x < 20, x > WIDTH - 30  # there the label has to stay inside
+        left, right = x < 20, x > WIDTH - 30  # keep the label inside the picture
         draw.line((x, HEIGHT, x, HEIGHT + 7), fill="white")
         anchor = "la" if left else "ra" if right else "ma"
         at = 4 if left else WIDTH - 4 if right else x
@@ -79,6 +79,6 @@ def picture(spectrogram: np.ndarray, seconds: float) -> Image.Image:
 
 
 def marks(seconds: float) -> list[float]:
-    """Round times from 0 on, at most `MARKS` steps."""
+    """Round times for the axis, from 0 on, at most `MARKS` steps apart."""
     step = next((step for step in STEPS if seconds / step <= MARKS), STEPS[-1])
     return list(takewhile(lambda mark: mark <= seconds, (round(i * step, 2) for i in range(1 + MARKS))))

@@ -1,12 +1,13 @@
-"""Who reads files: this process, or one that may be lost.
+"""Read files in this process, or in a separate one that may crash.
 
-The libraries that decode files are native code. A damaged or hostile file can make them crash, run for ever
-or fill the memory; a server must survive that. So it reads in a process of its own, which is started again:
+The libraries that decode files are native code. A damaged or hostile file can make them crash, run forever or
+fill the memory, and a server must survive that. So it reads files in a separate process, which is restarted
+when it is lost:
 
 with ReadingProcess() as reader:
     clip = recipe.open("clip.mp4", reader)
 
-What comes back is plain numbers, never a pickle. The reading process imports no PyTorch.
+Results come back as plain numbers, never as a pickle. The reading process does not import PyTorch.
 """
 
 from __future__ import annotations
@@ -36,26 +37,26 @@ from epalm.media.sizes import Size, size_of
 log = logging.getLogger(__name__)
 
 
-SECONDS = 60.0  # that reading one file may take
-MEGABYTES = 3072  # that it may add to the reading process
-PATIENCE = 60.0  # seconds that a reading process may take to start on a busy machine
+SECONDS = 60.0  # time limit for reading one file
+MEGABYTES = 3072  # memory limit for reading one file
+PATIENCE = 60.0  # seconds to wait for a reading process to start on a busy machine
 
 BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from epalm.media.serving import serve; serve()"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What is needed of a file: its modality, and arguments of the function that opens it."""
+    """What to read from a file: its modality, and the arguments of the function that opens it."""
 
     modality: Modality
     options: dict[str, Any] = field(default_factory=dict)
 
 
 class Reader(Protocol):
-    """Reads files; the methods raise EPALMError about a file that cannot be read."""
+    """Reads files; all methods raise EPALMError if the file cannot be read."""
 
     def modality_of(self, source: Source) -> Modality:
-        """What a file is, by its content."""
+        """The kind of a file, by its content."""
         ...
 
     def read(self, source: Source, reading: Reading) -> Any:
@@ -63,12 +64,12 @@ class Reader(Protocol):
         ...
 
     def size_of(self, source: MediaSource, modality: Modality) -> Size:
-        """How large it is, by its header; an unreadable one is left to `read`."""
+        """The file's size according to its header; 0 if unreadable, which `read` then reports."""
         ...
 
 
 class ThisProcess:
-    """Reads where it is called."""
+    """Reads in the calling process."""
 
     def modality_of(self, source: Source) -> Modality:
         return modality_of(source)
@@ -81,7 +82,7 @@ class ThisProcess:
         if reading.modality == "image":
             return open_image(source)
         if isinstance(source, Image.Image | np.ndarray):
-            raise EPALMError(f"A picture in memory is not {article(reading.modality)}: give a file.")
+            raise EPALMError(f"A picture in memory is not {article(reading.modality)}: pass a file.")
         return (open_video if reading.modality == "video" else open_audio)(source, **reading.options)
 
     def size_of(self, source: MediaSource, modality: Modality) -> Size:
@@ -99,12 +100,12 @@ def article(modality: Modality) -> str:
 
 
 class ReadingProcess:
-    """Reads in other processes, up to `workers` files at once. Threads may share it.
+    """Reads in other processes, up to `workers` files at once. Thread-safe.
 
     Args:
-        seconds: after which a file is given up.
-        megabytes: of memory that reading a file may take, where the system can bound it (Linux).
-        workers: processes; each is started when it is first needed, and again when it was lost.
+        seconds: time limit per file.
+        megabytes: memory limit per file; enforced on Linux only.
+        workers: number of processes. Each is started when it is first needed and restarted when it is lost.
     """
 
     def __init__(self, seconds: float = SECONDS, megabytes: int = MEGABYTES, workers: int = 1) -> None:
@@ -116,7 +117,7 @@ class ReadingProcess:
         self._workers = workers
 
     def start(self) -> Self:
-        """Start one process now, so that the first file need not wait for it."""
+        """Start one process now, so that the first file does not wait for it."""
         worker = self._idle.get()
         self._idle.put(worker or self._new())
         return self
@@ -137,7 +138,7 @@ class ReadingProcess:
         return Size(*header["size"])
 
     def close(self) -> None:
-        """End the processes; whoever reads just now gets an error."""
+        """End the processes; files being read raise an error."""
         self._closed = True
         for _ in range(self._workers):
             with contextlib.suppress(queue.Empty):
@@ -162,15 +163,15 @@ class ReadingProcess:
         path = None if isinstance(source, bytes) else os.fspath(source)
         task = {**task, "path": path, "folder": os.getcwd(), "name": name}
         worker = self._idle.get() or self._new()
-        then: Worker | None = worker  # who reads the next file
+        then: Worker | None = worker  # reads the next file
         try:
             header, body = worker.ask(task, content)
         except Lost as lost:
             worker.stop()
-            log.info("The reading process was lost (%s) by %s; another one is started.", lost, name)
+            log.info("The reading process was lost (%s) while reading %s; starting another one.", lost, name)
             then = None if self._closed else self._new()
             raise EPALMError(lost.sentence(name, self.seconds)) from lost
-        except BaseException:  # Ctrl-C: its answer would be taken for the next one's
+        except BaseException:  # Ctrl-C: this answer must not be taken for the next file's
             worker.stop()
             then = None
             raise
@@ -184,7 +185,7 @@ class ReadingProcess:
 
 
 class Lost(Exception):
-    """A reading process ended in the middle of its work."""
+    """A reading process ended while reading a file."""
 
     def __init__(self, status: int | None, slow: bool) -> None:
         super().__init__("it took too long" if slow else f"exit status {status}")
@@ -193,7 +194,7 @@ class Lost(Exception):
     def sentence(self, name: str, seconds: float) -> str:
         if self.slow:
             return f"{name} takes more than {seconds:.0f} seconds to read: make it shorter or smaller."
-        return f"{name} makes the program that opens it crash: it is damaged, or too large for the memory."
+        return f"{name} crashes the program that opens it: it is damaged or too large for the memory."
 
 
 class Worker:
@@ -202,7 +203,7 @@ class Worker:
     def __init__(self, seconds: float, megabytes: int) -> None:
         self.seconds = seconds
         root = str(Path(__file__).parents[2])
-        # Large answers come through memory that both processes see, many times as fast as through a pipe.
+        # Large results use shared memory, which is many times faster than a pipe.
         self.shared = os.memfd_create("epalm-reader") if hasattr(os, "memfd_create") else -1
         self.process = subprocess.Popen(
             [sys.executable, "-c", BOOT, root, str(seconds), str(megabytes), str(self.shared)],
@@ -214,7 +215,7 @@ class Worker:
         self.ready = False
 
     def ask(self, task: dict[str, Any], content: bytes) -> tuple[dict[str, Any], Buffer]:
-        """Its answer; raises Lost if it ends or takes too long instead."""
+        """The worker's answer; raises Lost if it crashes or takes too long."""
         if not self.ready:
             self._within(PATIENCE, lambda: receive(self._out))
             self.ready = True
@@ -225,7 +226,7 @@ class Worker:
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe:
-                with contextlib.suppress(OSError):  # what could not be written any more
+                with contextlib.suppress(OSError):  # unwritten data
                     pipe.close()
         if self.shared >= 0:
             os.close(self.shared)

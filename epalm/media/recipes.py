@@ -1,10 +1,10 @@
-"""Recipes by name: how a file becomes the tensor that an encoder expects.
+"""Preprocessing recipes by name: how a file becomes the tensor that an encoder expects.
 
 recipe = RECIPES["image"]["epalm"]
-photo = recipe.open("photo.jpg")  # what is needed of the file: a picture, some frames, some seconds
+photo = recipe.open("photo.jpg")  # only what is needed: a picture, a few frames, a few seconds
 pixels = recipe(photo)  # (3, 224, 224)
 
-An adapter's config.json holds its recipe as a plain dict, of which `recipe_from_dict` makes the object.
+An adapter's config.json stores its recipe as a plain dict; `recipe_from_dict` turns it back into an object.
 """
 
 from __future__ import annotations
@@ -33,34 +33,34 @@ __all__ = [
 
 CLIP: tuple[RGB, RGB] = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 LITE: tuple[RGB, RGB] = (127 / 255,) * 3, (128 / 255,) * 3  # type: ignore[assignment]  # (x - 127) / 128
-MEAN, STD = -4.2677393, 4.5689974  # of AudioSet, on which the AST was trained
+MEAN, STD = -4.2677393, 4.5689974  # of AudioSet, on which AST was trained
 
 RECIPES: dict[Modality, dict[str, Recipe]] = {
     "image": {
-        # The original's evaluation transform, for its ViTs too although they had other statistics.
+        # The original's evaluation transform: CLIP's statistics, although its ViTs were trained with others.
         "epalm": ImageRecipe("epalm", 224, "squash", 1.0, "bicubic", *CLIP),
         # What EfficientNet-Lite2 was trained on.
         "starter": ImageRecipe("starter", 260, "squash", 1.0, "bicubic", *LITE),
     },
     "video": {
-        # The original's evaluation transform, but with fixed frames: the original draws them at random.
-        # With 8 for question answering, with 16 for captions.
+        # The original's evaluation transform, except that frames are fixed: the original samples them at
+        # random. 8 frames for question answering, 16 for captions.
         "epalm-video-8": VideoRecipe("epalm-video", 224, 8, "middle", "bicubic", False, *CLIP),
         "epalm-video-16": VideoRecipe("epalm-video", 224, 16, "middle", "bicubic", False, *CLIP),
-        # For the starter's image encoder on every frame: smaller than its pictures, for there are eight.
+        # The starter's image encoder reads every frame, so frames are smaller than pictures.
         "starter": VideoRecipe("starter", 192, 8, "uniform", "bicubic", True, *LITE),
     },
     "audio": {
         # The original's evaluation transform.
         "epalm-audio": AudioRecipe("epalm-audio", None, "first", 128, 1024, MEAN, STD),
-        # The same at the rate that the AST was trained with: what new adapters should use.
+        # The same at AST's own sample rate: use this one for new adapters.
         "epalm-audio-16k": AudioRecipe("epalm-audio-16k", 16_000, "mean", 128, 1024, MEAN, STD),
-        # Ten seconds, as the others.
+        # Ten seconds, like the others.
         "starter": WhisperRecipe("whisper", 10),
     },
 }
 
-# How the dict in an adapter's config.json becomes a recipe: by its name, else by the modality.
+# Which class reads the dict in an adapter's config.json: by the recipe's name, otherwise by the modality.
 KINDS: dict[str, type[Recipe]] = {
     "image": ImageRecipe,
     "video": VideoRecipe,
@@ -73,7 +73,7 @@ def recipe_from_dict(modality: str, values: Mapping[str, Any]) -> Recipe:
     """The recipe in an adapter's config.json.
 
     Raises:
-        EPALMError: as `Recipe.from_dict`, or the recipe is one of another modality.
+        EPALMError: see `Recipe.from_dict`; or the recipe belongs to another modality.
     """
     kind = KINDS.get(str(values.get("name")), KINDS[modality])
     if kind.modality != modality:
@@ -82,7 +82,7 @@ def recipe_from_dict(modality: str, values: Mapping[str, Any]) -> Recipe:
 
 
 def find_recipe(modality: Modality, name: str, encoder: str) -> Recipe:
-    """The recipe that the settings of a training name; "timm" is the one of the image encoder itself.
+    """The recipe of this name, for a training's settings; "timm" is the image encoder's own.
 
     Raises:
         EPALMError: there is no such recipe.
@@ -91,18 +91,18 @@ def find_recipe(modality: Modality, name: str, encoder: str) -> Recipe:
         return timm_recipe(encoder)
     if name not in RECIPES[modality]:
         known = ", ".join([*RECIPES[modality], *(["timm"] if modality == "image" else [])])
-        raise EPALMError(f"There is no {modality} recipe {name!r}; known are {known}.")
+        raise EPALMError(f"There is no {modality} recipe {name!r}; choose from {known}.")
     return RECIPES[modality][name]
 
 
 def timm_recipe(model_name: str) -> ImageRecipe:
-    """The evaluation transform that a timm model's weights were made with.
+    """The evaluation transform that belongs to a timm model's weights.
 
     Args:
         model_name: "timm/NAME", "NAME" or a local folder in timm's format.
 
     Raises:
-        EPALMError: timm knows no such weights, or they expect images that are not square.
+        EPALMError: timm does not know these weights, or they expect images that are not square.
     """
     import timm
     from timm.data import resolve_data_config
@@ -116,7 +116,7 @@ def timm_recipe(model_name: str) -> ImageRecipe:
             assert found is not None
             weights = found.to_dict()
     except (RuntimeError, OSError, ValueError) as error:
-        raise EPALMError(f"timm knows no pretrained weights named {model_name}.") from error
+        raise EPALMError(f"timm has no pretrained weights named {model_name}.") from error
     config = resolve_data_config(pretrained_cfg=weights)
     channels, height, width = config["input_size"]
     if channels != 3 or height != width:

@@ -1,7 +1,7 @@
-"""The process that reads files, and how it talks with the one that asks (`epalm.media.reader`).
+"""The process that reads files, and its protocol with the process that asks (`epalm.media.reader`).
 
-A message is a JSON object and bytes. Nothing is pickled: a process that was taken over by a hostile file can
-send numbers only. It imports no PyTorch.
+A message is a JSON object followed by bytes. Nothing is pickled, so a process that a hostile file has taken
+over can only send numbers. It does not import PyTorch.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from epalm.media.sizes import size_of
 
 Buffer = bytes | bytearray | memoryview
 
-SMALL = 1 << 16  # bytes of an answer that goes through the pipe
-LENGTHS = struct.Struct(">II")  # of a message's JSON, and of the bytes after it
+SMALL = 1 << 16  # larger answers use shared memory instead of the pipe
+LENGTHS = struct.Struct(">II")  # lengths of a message's JSON and of its bytes
 
 # ---------------------------------------------------------------- messages
 
 
 def send(file: IO[bytes], header: dict[str, Any], body: Buffer = b"") -> None:
-    """A JSON object and bytes."""
+    """Send a JSON object and bytes."""
     head = json.dumps(header).encode()
     file.write(LENGTHS.pack(len(head), len(body)))
     file.write(head)
@@ -42,7 +42,7 @@ def send(file: IO[bytes], header: dict[str, Any], body: Buffer = b"") -> None:
 
 
 def receive(file: IO[bytes]) -> tuple[dict[str, Any], Buffer]:
-    """What `send` sent; EOFError where nothing or not all of it comes."""
+    """Receive what `send` sent; EOFError if the message is incomplete."""
     lengths = LENGTHS.unpack(exactly(file, LENGTHS.size))
     head, body = (exactly(file, length) for length in lengths)
     return json.loads(head), body
@@ -56,7 +56,7 @@ def exactly(file: IO[bytes], length: int) -> bytes:
 
 
 def packed(media: Any) -> tuple[dict[str, Any], memoryview]:
-    """A picture, the samples of a sound with their rate, or a clip -> what `unpacked` takes."""
+    """A picture, a sound's samples with their rate, or a clip -> a header and bytes for `unpacked`."""
     if isinstance(media, Image.Image):
         return {"kind": "image", "shape": media.size}, memoryview(media.tobytes())
     if isinstance(media, tuple):
@@ -96,16 +96,17 @@ def unpacked(header: dict[str, Any], body: Buffer) -> Any:
 
 
 def serve() -> None:
-    """Answer until nobody asks any more.
+    """Answer tasks until the asking process is gone.
 
-    Arguments: seconds and megabytes that a file may take, and the shared memory's file descriptor or -1.
+    Command-line arguments: time limit in seconds, memory limit in megabytes, file descriptor of the shared
+    memory or -1.
     """
     seconds, megabytes, shared = float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     asked = sys.stdin.buffer
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
-    from epalm.media import audio, image, video  # noqa: F401  # before the first file waits for it
+    os.dup2(2, 1)  # libraries that print must not disturb the protocol
+    from epalm.media import audio, image, video  # noqa: F401  # before the first file needs them
 
     bound_memory(megabytes)
     nothing = os.open(os.devnull, os.O_WRONLY)
@@ -115,7 +116,7 @@ def serve() -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             task, content = receive(asked)
-            alarm(seconds + 5)  # ends a read that nobody waits for any more
+            alarm(seconds + 5)  # ends a read that nobody waits for
             header, body = answer(task, content)
             alarm(0)
             if shared >= 0 and len(body) > SMALL:
@@ -126,12 +127,12 @@ def serve() -> None:
 
 
 def answer(task: dict[str, Any], content: Buffer) -> tuple[dict[str, Any], Buffer]:
-    """The result of one task, or the sentence about the file."""
+    """The result of one task, or the error message about its file."""
     from epalm.media.audio import read_samples
     from epalm.media.image import open_image
     from epalm.media.video import open_video
 
-    os.chdir(task["folder"])  # which may change while this process lives
+    os.chdir(task["folder"])  # it may change while this process lives
     source = bytes(content) if task["path"] is None else task["path"]
     functions: dict[str, Callable[..., Any]] = {
         "image": open_image,
@@ -149,23 +150,23 @@ def answer(task: dict[str, Any], content: Buffer) -> tuple[dict[str, Any], Buffe
         trace = "".join(traceback.format_exception(cause)) if cause else None
         return {"problem": str(error), "traceback": trace}, b""
     except MemoryError:
-        return {"problem": f"{task['name']} needs more memory than a file may take: make it smaller."}, b""
+        return {"problem": f"{task['name']} needs more memory than one file may use: make it smaller."}, b""
 
 
 def alarm(seconds: float) -> None:
-    """Let the system end this process after so many seconds, also where native code never returns."""
+    """Let the system end this process after this time, even if native code never returns."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def bound_memory(megabytes: int) -> None:
-    """Let allocations beyond what is used now and `megabytes` fail, and write no memory to the disk."""
+    """Limit allocations to `megabytes` more than are used now, and write no core dumps."""
     try:
         import resource
     except ImportError:  # not on this system
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError, ValueError):  # known on Linux alone
+    with contextlib.suppress(OSError, ValueError):  # Linux only
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         limit = used + (megabytes << 20)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

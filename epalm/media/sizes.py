@@ -1,4 +1,4 @@
-"""How large a file is once it is decoded, by its header: a server refuses what is too large unread."""
+"""The decoded size of a file according to its header, so that a server can refuse large files unread."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from epalm.media.image import MAX_PIXELS
 
 
 class Size(NamedTuple):
-    """Pixels of a picture or of one frame, and seconds; 0 where there are none or the header does not say."""
+    """Pixels of a picture or of one frame, and duration in seconds; 0 if there are none or it is unknown."""
 
     pixels: int
     seconds: float
 
 
 def size_of(source: MediaSource, modality: Modality) -> Size:
-    """The size of a file; that of one whose header cannot be read is 0, as whoever reads it says why."""
+    """The size of a file; 0 if its header cannot be read, since reading the file then reports why."""
     try:
         with open_file(source) as (file, name):
             if modality == "image":
@@ -34,7 +34,7 @@ def size_of(source: MediaSource, modality: Modality) -> Size:
 
 
 def pixels_of(file: BinaryIO) -> int:
-    """The pixels of a picture; more than MAX_PIXELS if Pillow takes it for a decompression bomb."""
+    """The pixels of a picture; more than MAX_PIXELS if Pillow considers it a decompression bomb."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
             return image.width * image.height

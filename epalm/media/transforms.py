@@ -1,6 +1,6 @@
-"""What recipes are made of: how an opened picture, video or sound becomes the tensor an encoder expects.
+"""The classes of preprocessing recipes: an opened picture, video or sound -> the encoder's tensor.
 
-The recipes themselves, by name, are in `epalm.media.recipes`.
+The recipes themselves are listed by name in `epalm.media.recipes`.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ if TYPE_CHECKING:
 
 RGB = tuple[float, float, float]
 
-# Beyond this ratio of the sides, the ends of the longer one are cut before a resize that keeps the ratio.
+# Images with a larger aspect ratio are cropped to it before a resize that keeps the ratio.
 MAX_ASPECT = 16
 
-SHIFT, WINDOW = 0.010, 0.025  # seconds, of a spectrogram's frames
+SHIFT, WINDOW = 0.010, 0.025  # hop and window of a spectrogram, in seconds
 WHISPER_RATE = 16_000
-MARGIN = 0.1  # seconds read beyond the last frame, so that resampling has no edge within it
+MARGIN = 0.1  # seconds read beyond the last frame, so that resampling has no edge effect in it
 
-# Channels cancel each other where their mean has less power than this share of what the mean of unrelated
-# channels has: stereo with one channel in opposite phase.
+# Channels cancel out (stereo with opposite phases) if their mean has less than this share of the power that
+# the mean of unrelated channels would have.
 CANCELLED = 0.2
 
 
 class Recipe(ABC):
-    """What every recipe can do. Subclasses are frozen dataclasses whose fields are plain values.
+    """Base class of all recipes. Subclasses are frozen dataclasses with plain values as fields.
 
     Attributes:
-        modality: of the files that it opens.
-        name: tells recipes of one kind apart.
+        modality: the kind of file it opens.
+        name: distinguishes recipes of the same class.
     """
 
     modality: ClassVar[Modality]
@@ -58,17 +58,17 @@ class Recipe(ABC):
 
     @abstractmethod
     def reading(self) -> Reading:
-        """What is needed of a file."""
+        """What to read from a file."""
 
     @abstractmethod
     def __call__(self, media: Any) -> Tensor:
         """An opened file -> float32 tensor, the encoder's input for one item."""
 
     def open(self, source: Source, reader: Reader = HERE) -> Any:
-        """The part of a file that the recipe is for.
+        """Read the part of a file that the recipe needs.
 
         Args:
-            reader: reads it; by default in this process.
+            reader: who reads it; by default this process.
 
         Raises:
             EPALMError: the file cannot be read.
@@ -77,9 +77,10 @@ class Recipe(ABC):
 
     @abstractmethod
     def preview(self, source: Source, reader: Reader = HERE) -> tuple[Any, str]:
-        """What the encoder perceives of a file, for a person to look at, and a sentence about it.
+        """What the encoder perceives of a file, to show to a person, and a sentence about it.
 
-        Pictures come as a list of (image, caption), sounds as the image of a spectrogram. Raises as `open`.
+        Pictures and frames are a list of (image, caption), a sound is the image of its spectrogram. Raises
+        like `open`.
         """
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,10 +89,10 @@ class Recipe(ABC):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Any:
-        """The inverse of to_dict, also after a round trip through JSON.
+        """The inverse of `to_dict`, also after a round trip through JSON.
 
         Raises:
-            EPALMError: a field is missing, unknown or has a value that is not allowed.
+            EPALMError: a field is missing, unknown or has an invalid value.
         """
         return from_dict(cls, dict(values), f"The {cls.modality} recipe")
 
@@ -101,10 +102,10 @@ class ImageRecipe(Recipe):
     """How an RGB image becomes an encoder's input.
 
     Fields:
-        name: "epalm" (the paper's), "starter", or the timm model whose own recipe this is.
+        name: "epalm" (the paper's), "starter", or the name of a timm model for its own recipe.
         size: side of the square result, in pixels.
-        resize: "squash" (both sides to the target, ratio not kept), "crop" (shorter side to the target,
-            centre kept) or "pad" (longer side to the target, filled up with the mean colour).
+        resize: "squash" (both sides to the target, ignoring the ratio), "crop" (shorter side to the target,
+            then the centre) or "pad" (longer side to the target, padded with the mean colour).
         crop_pct: the image is resized to floor(size / crop_pct), then the central size×size is taken.
         interpolation: a PIL resampling filter, lower case; antialiased.
         mean, std: per RGB channel, for values in 0…1.
@@ -153,7 +154,7 @@ class ImageRecipe(Recipe):
 
 
 def centred(image: Image.Image, width: int, height: int, fill: tuple[int, ...] = (0, 0, 0)) -> Image.Image:
-    """The central width×height of an image, with a border where the image is smaller."""
+    """The central width×height of an image, padded where the image is smaller."""
     if image.size == (width, height):
         return image
     canvas = Image.new("RGB", (width, height), fill)
@@ -162,7 +163,7 @@ def centred(image: Image.Image, width: int, height: int, fill: tuple[int, ...] =
 
 
 def margin(difference: int) -> int:
-    """Half of a difference of sides; odd ones are rounded as torchvision's crop and timm's pad do."""
+    """Half of a difference of sides; odd ones are rounded like in torchvision's crop and timm's pad."""
     return difference // 2 if difference > 0 else -round(-difference / 2)
 
 
@@ -176,7 +177,7 @@ class VideoRecipe(Recipe):
         frames: number of frames.
         sampling: "middle", "rand", "uniform" or "fpsX", see `epalm.media.video.frame_indices`.
         interpolation: "bicubic" or "bilinear".
-        antialias: False as in the original, where a smaller frame is made of single pixels of the large one.
+        antialias: False as in the original, which downscales by picking single pixels.
         mean, std: per RGB channel, for values in 0…1.
     """
 
@@ -198,7 +199,7 @@ class VideoRecipe(Recipe):
         return Reading("video", {"frames": self.frames, "sampling": self.sampling, "seed": seed})
 
     def open(self, source: Source, reader: Reader = HERE, seed: int = 0) -> Clip:
-        """The frames that this recipe is for; `seed` chooses those of "rand". Raises as `Recipe.open`."""
+        """Read the frames; `seed` is for "rand" sampling. Raises like `Recipe.open`."""
         return reader.read(source, self.reading(seed))
 
     def __call__(self, media: Clip) -> Tensor:
@@ -206,10 +207,10 @@ class VideoRecipe(Recipe):
         size = self.size, self.size
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         frames = []
-        for pixels in media.frames:  # one by one: as floats, the frames of a clip would fill gigabytes
+        for pixels in media.frames:  # one by one: all frames as floats would fill gigabytes
             frame = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float()
             frame = F.interpolate(frame, size, mode=self.interpolation, antialias=self.antialias)
-            frame = frame.clamp(0, 255).round() / 255  # the original resizes eight-bit frames
+            frame = frame.clamp(0, 255).round() / 255  # the original resizes 8-bit frames
             frames.append((frame[0] - mean) / std)  # (3, size, size)
         return torch.stack(frames, dim=1)
 
@@ -221,16 +222,16 @@ class VideoRecipe(Recipe):
 class AudioRecipe(Recipe):
     """How a sound becomes an encoder's input.
 
-    The result is a Kaldi filter bank: 25 ms Hann windows every 10 ms, log mel energies from 20 Hz to half of
-    the sample rate, normalised over all training sounds as (x - mean) / (2 std).
+    The result is a Kaldi filter bank (fbank): 25 ms Hann windows every 10 ms, log mel energies from 20 Hz to
+    half the sample rate, normalised with the training data's statistics as (x - mean) / (2 std).
 
     Fields:
         name: "epalm-audio" is the original's evaluation transform.
-        sample_rate: resample to this; None as in the original, where a file's own rate is kept.
-        channels: "first" as in the original, or "mean" of all, see `mono`.
+        sample_rate: rate to resample to; None keeps the file's own rate, as the original does.
+        channels: "first" as in the original, or the "mean" of all, see `mono`.
         mel_bins: width of the result.
-        frames: height of the result; longer sounds are cut, shorter ones get zeros, before normalising.
-        mean, std: of the log mel energies.
+        frames: length of the result; longer sounds are cut, shorter ones zero-padded before normalising.
+        mean, std: statistics of the log mel energies.
     """
 
     modality: ClassVar[Modality] = "audio"
@@ -245,7 +246,7 @@ class AudioRecipe(Recipe):
 
     @property
     def seconds(self) -> float:
-        """Length of sound that the result shows."""
+        """How much of a sound the result covers."""
         return (self.frames - 1) * SHIFT + WINDOW
 
     def reading(self) -> Reading:
@@ -261,7 +262,7 @@ class AudioRecipe(Recipe):
         return previews.listen(self, source, reader)
 
     def spectrogram(self, sound: Sound) -> Tensor:
-        """(channels, samples) -> (≤ frames, mel_bins) log mel energies of what there is of the sound."""
+        """(channels, samples) -> (≤ frames, mel_bins) log mel energies, without padding."""
         waveform, rate = sound
         waveform = waveform - waveform.mean()
         if self.channels == "mean":
@@ -286,13 +287,13 @@ class AudioRecipe(Recipe):
 class WhisperRecipe(Recipe):
     """How a sound becomes the input of a Whisper encoder.
 
-    The result is the log mel spectrogram that Whisper was trained with, 10 ms per frame, silence after
-    shorter sounds, without values 80 decibels below the loudest one. Every sound is made as loud as the
-    format allows first, so that a quiet recording is not mistaken for silence.
+    The result is the log mel spectrogram that Whisper was trained with: 10 ms per frame, padded with silence,
+    values clipped at 80 dB below the loudest one. Every sound is first scaled to full loudness, so that a
+    quiet recording is not mistaken for silence.
 
     Fields:
         name: "whisper".
-        seconds: of sound that is heard. Whisper's own 30 are three times the work of 10.
+        seconds: length that is heard. Whisper's own 30 seconds cost three times as much as 10.
     """
 
     modality: ClassVar[Modality] = "audio"
@@ -314,23 +315,23 @@ class WhisperRecipe(Recipe):
         return previews.listen(self, source, reader)
 
     def spectrogram(self, sound: Sound) -> Tensor:
-        """(channels, samples) -> (≤ 100 seconds, 80): the part of the result that shows the sound."""
+        """(channels, samples) -> (≤ 100 seconds, 80): the result without its padding."""
         heard = math.ceil(sound.waveform.shape[1] / sound.rate / SHIFT)
         return self(sound).T[:heard]
 
 
 @cache
 def whisper_features(seconds: int) -> WhisperFeatureExtractor:
-    """The library's spectrogram, with its filters made once."""
+    """The library's feature extractor, cached because making its filters is slow."""
     from transformers import WhisperFeatureExtractor
 
     return WhisperFeatureExtractor(feature_size=80, chunk_length=seconds)
 
 
 def mono(waveform: Tensor) -> Tensor:
-    """(channels, samples) -> (1, samples): the mean, or one channel where they cancel each other.
+    """(channels, samples) -> (1, samples): the mean, or a single channel if they cancel out.
 
-    That one is the first that has at least half of the loudest one's power.
+    That channel is the first with at least half the power of the loudest one.
     """
     mean = waveform.mean(0, keepdim=True)
     if len(waveform) == 1:
@@ -344,8 +345,8 @@ def mono(waveform: Tensor) -> Tensor:
 def resampled(waveform: Tensor, rate: int, wanted: int) -> Tensor:
     """(channels, samples) at another rate.
 
-    Rates without a short common ratio (22254 Hz of old Macintoshes) are rounded to one that is inaudibly
-    off: the exact filter bank would fill gigabytes.
+    Rates without a small common ratio (22254 Hz on old Macintoshes) are rounded inaudibly: an exact filter
+    bank would fill gigabytes.
     """
     ratio = Fraction(wanted, rate).limit_denominator(1000)
     return resample(waveform, ratio.denominator, ratio.numerator)

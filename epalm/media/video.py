@@ -1,6 +1,6 @@
-"""Videos: a few frames of any file, upright and in order.
+"""Read videos: a few frames of any file, upright and in order.
 
-clip = open_video("clip.mp4", frames=8)  # 8 frames and their times; only what they need is decoded
+clip = open_video("clip.mp4", frames=8)  # 8 frames and their times; decodes no more than these need
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from PIL import Image
 from epalm.errors import EPALMError
 from epalm.media.container import MediaSource, decoded, open_container, open_file, track
 
-# Seconds to seek ahead of a frame if a seek leads behind it, which happens in MPEG streams and at damage.
+# Seconds to seek further back if a seek lands after the frame, as happens in MPEG streams and damaged files.
 SEEK_MARGINS = (0, 1, 10)
 
-# Seconds by which time stamps go back where a joined file begins; less is a disorder of packets.
+# Time stamps that jump back by more seconds mark a concatenated file; smaller jumps are packet reordering.
 RESTART = 0.5
 
-# Frames whose shorter side is at least twice this are reduced by a whole factor: 16 frames of 4K fill 400 MB.
+# Frames whose shorter side is at least twice this are downscaled by an integer factor, to save memory.
 ENOUGH_PIXELS = 768
-MAX_AREA = 6_000_000  # pixels of a frame that is kept, for very wide ones
-MAX_PIXELS = 89_478_485  # of a frame, as for pictures
+MAX_AREA = 6_000_000  # most pixels of a returned frame; matters for very wide ones
+MAX_PIXELS = 89_478_485  # most pixels of a frame in the file, as for pictures
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Clip:
 
     Fields:
         frames: (T, H, W, 3) uint8 RGB, upright.
-        times: of each frame, in seconds since the video's first frame.
-        duration: of the whole video, in seconds.
+        times: time of each frame, in seconds since the video's first frame.
+        duration: length of the whole video, in seconds.
     """
 
     frames: np.ndarray
@@ -54,18 +54,19 @@ class Clip:
 
 
 def open_video(source: MediaSource, frames: int = 8, sampling: str = "middle", seed: int = 0) -> Clip:
-    """Read a few frames of a video; only these, and those that they are predicted from, are decoded.
+    """Read a few frames of a video, decoding only these and the frames they depend on.
 
     Args:
         source: a path or the bytes of a file.
         frames, sampling, seed: which frames, see `frame_indices`.
 
     Returns:
-        Always `frames` frames: a shorter video's last one is repeated. Damaged and missing ones are replaced
-        by neighbours. Frames of 1536 and more pixels on the shorter side are reduced, to bound the memory.
+        Always `frames` frames: if the video is shorter, its last frame is repeated. Damaged and missing
+        frames are replaced by their neighbours. Frames whose shorter side has 1536 or more pixels are
+        downscaled, to bound memory.
 
     Raises:
-        EPALMError: missing, empty or damaged file, a folder, not a video, or a video without pictures.
+        EPALMError: the file is missing, empty, damaged, a folder, not a video, or has no pictures.
     """
     with open_file(source) as (file, name):
         survey = look_through(file, name)
@@ -79,17 +80,17 @@ def open_video(source: MediaSource, frames: int = 8, sampling: str = "middle", s
 
 
 def frame_indices(length: int, frames: int, sampling: str, rate: float, seed: int = 0) -> list[int]:
-    """Which `frames` of a video's `length` frames are seen, in order; the original's arithmetic.
+    """Indices of the `frames` frames to take from a video of `length` frames, computed as in the original.
 
     Args:
-        sampling: "middle" and "rand" take one frame of each of `frames` equal intervals: its middle, or one
-            at random, as in training; "uniform" (not in the original) spreads them from the first frame to
-            the last; "fpsX" takes the middle of every 1/X seconds from the start, at most `frames` of them.
+        sampling: "middle" and "rand" split the video into `frames` equal intervals and take the middle frame
+            of each, or a random one as in training; "uniform" (not in the original) spreads frames evenly
+            from first to last; "fpsX" takes the middle of every 1/X seconds, at most `frames` of them.
         rate: frames per second of the video, for "fpsX".
-        seed: of "rand".
+        seed: for "rand".
 
     Returns:
-        Where the video or the time is too short for `frames` different ones, the last is repeated.
+        `frames` indices in ascending order; the last is repeated if the video is too short.
     """
     check_sampling(sampling)
     if sampling.startswith("fps"):
@@ -102,24 +103,24 @@ def frame_indices(length: int, frames: int, sampling: str, rate: float, seed: in
         if sampling == "middle":
             indices = [(start + end) // 2 for start, end in zip(starts, ends, strict=True)]
         elif all(start < end for start, end in zip(starts, ends, strict=True)):
-            rng = random.Random(seed)  # the interval's last frame is never drawn
+            rng = random.Random(seed)  # as in the original, never the interval's last frame
             indices = [rng.choice(range(start, end)) for start, end in zip(starts, ends, strict=True)]
-        else:  # some interval has one frame only
+        else:  # some intervals have only one frame
             indices = sorted(np.random.RandomState(seed).permutation(length)[: len(starts)].tolist())
     return indices + indices[-1:] * (frames - len(indices))
 
 
 def check_sampling(sampling: str) -> None:
-    """Refuse what `frame_indices` does not know with an EPALMError."""
+    """Raise an EPALMError if `frame_indices` does not know this sampling."""
     if not re.fullmatch(r"middle|rand|uniform|fps(?=.*[1-9])\d+(\.\d+)?", sampling):
         raise EPALMError(
             f"sampling is {sampling!r} for a video: it must be middle, rand, uniform, or fps and a number "
-            "(fps0.5: every two seconds)."
+            "(fps0.5: one frame every two seconds)."
         )
 
 
 def fps_indices(length: int, wanted: float, rate: float) -> list[int]:
-    """The frame in the middle of every 1/`wanted` seconds; none for a video shorter than half of that."""
+    """The frame in the middle of every 1/`wanted` seconds; none if the video is shorter than half of that."""
     step = 1 / wanted
     seconds = np.arange(step / 2, length / rate + step / 2, step)
     return [index for index in np.around(seconds * rate).astype(int).tolist() if index < length]
@@ -129,7 +130,7 @@ def fps_indices(length: int, wanted: float, rate: float) -> list[int]:
 
 
 class Stamp(NamedTuple):
-    """When a frame is shown: the part of a joined file, and units of time on that part's own clock."""
+    """When a frame is shown: its part of a concatenated file, and the time on that part's clock, in units."""
 
     part: int
     time: float
@@ -137,15 +138,15 @@ class Stamp(NamedTuple):
 
 @dataclass
 class Survey:
-    """The frames of a video as its packets tell, without decoding.
+    """What a video's packets tell about its frames, without decoding.
 
     Fields:
         rate: frames per second.
-        unit: seconds.
+        unit: length of one unit of time, in seconds.
         size: width and height of the first frames; later ones may differ.
-        frames: of every frame that a player shows, in the order of showing.
-        packets: of all frames, in the file's order, with whether the decoder can start there.
-        timed: whether the file says when its frames are shown. Those of a bare stream have numbers only.
+        frames: stamps of all frames that a player shows, in display order.
+        packets: stamps of all frames in file order, each with whether it is a key frame.
+        timed: whether the file has time stamps. In a raw stream, frames only have numbers.
         last: units for which the last frame is shown.
     """
 
@@ -159,7 +160,7 @@ class Survey:
 
     @property
     def joined(self) -> bool:
-        """Whether the clock begins again within the file."""
+        """Whether the file is a concatenation, in which the clock restarts."""
         return self.frames[-1].part > 0
 
     @property
@@ -168,7 +169,7 @@ class Survey:
         return self.time(self.frames[-1]) + self.last * self.unit
 
     def time(self, stamp: Stamp) -> float:
-        """Seconds since the first frame; parts follow each other without a gap."""
+        """Seconds since the first frame; parts follow one another without a gap."""
         before, first, last = 0.0, self.frames[0], self.frames[0]
         for frame in self.frames if self.joined else ():
             if frame.part > stamp.part:
@@ -184,7 +185,7 @@ def look_through(file: BinaryIO, name: str) -> Survey:
     """List the frames of a video.
 
     Raises:
-        EPALMError: the file is no video, or nothing is in it.
+        EPALMError: the file is not a video or has no frames.
     """
     with open_container(file, name, "a video") as container:
         stream, _ = pictures(container, name)
@@ -219,13 +220,13 @@ def look_through(file: BinaryIO, name: str) -> Survey:
 def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
     """The packets that hold frames, as far as the file can be read.
 
-    A transport stream calls packets damaged where it was joined, which they are not.
+    Where a transport stream was concatenated, FFmpeg marks intact packets as corrupt; those are kept.
     """
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets)
-        except (StopIteration, FFmpegError):  # the latter where the file breaks off
+        except (StopIteration, FFmpegError):  # FFmpegError: the file is truncated
             return
         if packet.size and not (packet.is_corrupt and container.format.name != "mpegts"):
             yield packet
@@ -234,8 +235,11 @@ def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Packe
 def pictures(
     container: InputContainer, name: str, wanted: Collection[float] = ()
 ) -> tuple[VideoStream, Iterator[VideoFrame]]:
-    """The video track, and its frames from the current position on, at least those that are `wanted`, as in
-    `decoded`; EPALMError where there is none."""
+    """The video track, and its frames from the current position on; EPALMError if there is none.
+
+    Args:
+        wanted: see `decoded`.
+    """
     stream = track(container, "video")
     if not isinstance(stream, VideoStream):
         raise EPALMError(f"{name} has no pictures: it is a sound file, or its video cannot be read.")
@@ -243,7 +247,7 @@ def pictures(
 
 
 def no_picture(name: str) -> EPALMError:
-    return EPALMError(f"{name} has no picture that can be read: it is damaged, incomplete or has no frames.")
+    return EPALMError(f"{name} has no frame that can be read: it is damaged, incomplete or empty.")
 
 
 # ---------------------------------------------------------------- reading
@@ -252,7 +256,7 @@ Found = dict[int, tuple[Stamp, np.ndarray]]  # index of a frame -> when it is sh
 
 
 def read_frames(file: BinaryIO, name: str, survey: Survey, indices: Sequence[int]) -> Found:
-    """The frames by time stamp; where nothing more can be decoded, the last frame stands in."""
+    """Read frames by time stamp; where decoding fails, the last decoded frame stands in."""
     found: Found = {}
     wanted = sorted(set(indices))
     with open_container(file, name, "a video") as container:
@@ -284,7 +288,7 @@ def frames_from(
     """Time stamps and frames from `key` on or from shortly before it, at least those that are `wanted`; time
     stamps count `unit` seconds."""
     for margin in SEEK_MARGINS:
-        with suppress(FFmpegError):  # where seeking fails, reading on gets there, too
+        with suppress(FFmpegError):  # if seeking fails, reading on gets there as well
             container.seek(key - round(margin / unit), stream=track(container, "video"))
         frames = pictures(container, name, wanted)[1]
         first = next(frames, None)
@@ -297,13 +301,13 @@ def frames_from(
 def read_through(
     container: InputContainer, stream: VideoStream, survey: Survey, wanted: Sequence[int]
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """Index and picture of the wanted frames of joined files, whose time stamps no seek understands.
+    """Index and picture of the wanted frames of a concatenated file, in which seeking does not work.
 
-    All packets are passed, but only those from the last key frame before a wanted frame up to it are decoded.
+    Reads all packets, but decodes only from the last key frame before each wanted frame up to that frame.
     """
     targets = {survey.frames[index]: index for index in wanted}
     keys = [number for number, (_, key) in enumerate(survey.packets) if key] or [0]
-    ends: dict[int, int] = {}  # of what is decoded: first packet -> last packet
+    ends: dict[int, int] = {}  # ranges to decode: first packet -> last packet
     for number, (stamp, _) in enumerate(survey.packets):
         if stamp in targets:
             ends[keys[max(0, bisect_right(keys, number) - 1)]] = number
@@ -327,13 +331,13 @@ def read_through(
 
 
 def upright(frame: VideoFrame, width: int, height: int) -> np.ndarray:
-    """A decoded frame of any format -> (H, W, 3) uint8 of bounded size, turned as the file says."""
+    """A decoded frame of any format -> (H, W, 3) uint8 of bounded size, rotated as the file says."""
     pixels = frame.to_ndarray(format="rgb24", width=width, height=height)
     return reduce(np.rot90(pixels, round(frame.rotation / 90)))
 
 
 def reduce(pixels: np.ndarray) -> np.ndarray:
-    """Average whole blocks of pixels of very large frames."""
+    """Downscale very large frames by averaging blocks of pixels."""
     height, width, _ = pixels.shape
     factor = max(min(height, width) // ENOUGH_PIXELS, math.ceil(math.sqrt(height * width / MAX_AREA)))
     return np.asarray(Image.fromarray(pixels).reduce(factor)) if factor > 1 else pixels

@@ -1,4 +1,4 @@
-"""Serving many requests with one model: what waits is computed together."""
+"""Serve many requests with one model: waiting requests are computed together."""
 
 from epalm.serving.scheduler import Busy, Scheduler, Ticket
 

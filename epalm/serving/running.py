@@ -1,8 +1,8 @@
-"""Texts that grow together: one step of the frozen LM adds one token to each of them.
+"""Continuous batching: one step of the frozen LM adds one token to every running text.
 
-In `causal` mask mode no row of a batch depends on another one, and once the perceptual token and the prompt
-are in the cache, every adapter of an LM continues its text in the same way. So texts of different tasks,
-adapters and lengths share the steps, a new one joins before any step, and a finished one leaves.
+In `causal` mask mode the rows of a batch are independent, and once the perceptual token and the prompt are in
+the cache, all adapters of an LM continue their texts in the same way. So texts of different tasks, adapters
+and lengths share the steps; a new text can join before any step, and a finished one leaves.
 """
 
 from __future__ import annotations
@@ -23,25 +23,24 @@ from epalm.decoding import InjectedLM
 
 @dataclass
 class Text:
-    """One text in the making."""
+    """A text that is being generated."""
 
     owner: Any  # whoever asked for it
-    length: int  # T, text ids so far, the input included
+    length: int  # T, number of text ids so far, including the input
     prompt_len: int  # P, rows of the soft prompt
-    left: int  # tokens that may still come
+    left: int  # tokens that may still be added
     stops: set[int]  # ids that end it
     new: list[int] = field(default_factory=list)  # generated ids
-    log_probability: float = 0.0  # of all of them together, in nats
+    log_probability: float = 0.0  # sum over the generated tokens, in nats
 
     @property
     def finished(self) -> bool:
-        """Whether it has ended or is as long as it may be."""
+        """Whether it has ended or reached its limit."""
         return self.left <= 0 or (bool(self.new) and self.new[-1] in self.stops)
 
 
 def can_run(adapted: AdaptedLM, generation: GenerationConfig) -> bool:
-    """Whether an adapter's texts can share steps with others: greedy search without further rules, in
-    `causal` mode."""
+    """Whether an adapter's texts can share steps: `causal` mode and greedy search without further rules."""
     rules = set(adapted.lm.generation_config.to_diff_dict())
     harmless = {"bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "do_sample",
                 "temperature", "top_k", "top_p", "use_cache", "transformers_version", "_from_model_config",
@@ -51,7 +50,7 @@ def can_run(adapted: AdaptedLM, generation: GenerationConfig) -> bool:
 
 
 def token_limit(generation: GenerationConfig, input_len: int) -> int:
-    """How many tokens may be generated after an input, as in `InjectedLM.decode`."""
+    """The most tokens that may be generated after an input, as in `InjectedLM.decode`."""
     if generation.max_length is not None:
         return max(generation.max_length - input_len, 1)
     assert generation.max_new_tokens is not None
@@ -84,12 +83,12 @@ class RunningBatch:
         limits: Sequence[int],
         owners: Sequence[Any],
     ) -> None:
-        """Take in new texts of one adapter and find their first tokens.
+        """Add new texts of one adapter and generate their first tokens.
 
         Args:
             features: n encoder features (B, D_j).
-            inputs: B lists of text ids of one length, so that there is no padding between prompt and text.
-            limits: most new tokens of each.
+            inputs: B lists of text ids, all of one length, so that no padding separates prompt and text.
+            limits: the most new tokens for each.
         """
         ids = torch.tensor(inputs, device=self.lm.device)
         tokens = adapted.adapter.tokens([f.to(self.lm.device) for f in features])
@@ -99,7 +98,7 @@ class RunningBatch:
         cache = self.lm.new_cache(injection, tokens.shape[1], prompt_len)
         logits = self.lm(ids, None, prompt, tokens, injection, cache, logits_to_keep=1).logits
         self._cache.add([(layer.keys, layer.values) for layer in cast(list[Any], cache.layers)])
-        stops = self.end | adapted.text.stops  # what follows a stop is not part of the answer
+        stops = self.end | adapted.text.stops  # anything after a stop is not part of the answer
         for owner, limit in zip(owners, limits, strict=True):
             self.texts.append(Text(owner, ids.shape[1], prompt_len, limit, stops))
         self._last += [0] * len(owners)
@@ -134,14 +133,14 @@ class RunningBatch:
 
     @torch.inference_mode()
     def keep(self, places: Sequence[int]) -> None:
-        """Let go of all texts but those at `places`."""
+        """Drop all texts except those at `places`."""
         self.texts = [self.texts[i] for i in places]
         self._last = [self._last[i] for i in places]
         self._cache.keep(places)
 
 
 class _SharedCache(Cache):
-    """Keys and values of texts of different lengths, each at the right edge of its rows (B, heads, W, d).
+    """Keys and values (B, heads, W, d) of texts of different lengths, aligned at the right edge.
 
     Layers differ in width: before the first replaced layer there is no perceptual token.
     """
@@ -168,9 +167,9 @@ class _SharedCache(Cache):
         self._keys = []
 
     def masks(self, dtype: torch.dtype) -> list[Tensor | None]:
-        """What one new row of each text sees in every layer, (B, 1, 1, W + 1); None = everything.
+        """For every layer, the mask (B, 1, 1, W + 1) for one new row of each text; None = sees everything.
 
-        Called once before every step, which then adds that row.
+        Call once before every step, which then adds that row.
         """
         if not self._keys or self._steps == ROOM:
             self._keys, self._masks, self._steps = [tuple(n) for n in self.lengths], {}, 0
@@ -185,7 +184,7 @@ class _SharedCache(Cache):
 
 
 def _visible(lengths: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor | None:
-    """Additive mask (B, 1, 1, W + ROOM) that hides what is left of each text; None if nothing is."""
+    """Additive mask (B, 1, 1, W + ROOM) that hides the empty columns left of each text; None if none are."""
     width = max(lengths)
     if min(lengths) == width:
         return None

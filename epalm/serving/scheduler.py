@@ -1,12 +1,11 @@
-"""One queue in front of one model: requests of all tasks, adapters and modalities are computed together.
+"""One queue for one model: requests of all tasks, adapters and modalities are computed together.
 
     scheduler = Scheduler(model)
     ticket = scheduler.submit(Request("photo.jpg"), on_text=print)
     ticket.result()
 
-Files are opened, preprocessed and, on a CPU, encoded in a few threads; one thread makes the texts. Before
-every token it takes in what is ready, so a late request joins the texts that are being made, and a lone one
-never waits for company.
+A few threads open, preprocess and, on a CPU, encode the files; one thread generates the texts. It adds new
+requests before every token, so a late request joins the running batch and a single one never waits.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class Busy(EPALMError):
 
 @dataclass
 class _Work:
-    """A request on its way."""
+    """A request that is being processed."""
 
     request: Request
     beams: int | None
@@ -52,19 +51,19 @@ class _Work:
     options: dict[str, Any]
     adapter: str = ""
     ids: list[int] = field(default_factory=list)
-    media: Tensor | None = None  # what the encoder gets
-    features: list[Tensor] | None = None  # (1, D_j) each, where a reader has encoded
+    media: Tensor | None = None  # the encoder's input
+    features: list[Tensor] | None = None  # (1, D_j) each, if a reader thread has encoded the file
     generation: GenerationConfig | None = None
-    shown: str = ""  # the text that `on_text` was told last
+    shown: str = ""  # the last text passed to `on_text`
 
 
 class Ticket(Future[str]):
-    """The answer to come: a future of the text, with its place in the queue.
+    """A future of the answer's text, with its position in the queue.
 
-    When it is done, `log_probability` is that of `Answer`, the mean per token in nats; with several beams
-    only if the adapter's confidence was measured.
+    Once done, `log_probability` is the mean per token in nats, as in `Answer`; with beam search it is set
+    only if the adapter has a calibrated confidence.
 
-    `result()` raises what went wrong with the request, or `CancelledError`.
+    `result()` raises the request's error, or `CancelledError`.
     """
 
     def __init__(self, scheduler: Scheduler, work: _Work):
@@ -76,14 +75,14 @@ class Ticket(Future[str]):
 
     @property
     def confidence(self) -> float | None:
-        """How often answers with this log-probability are right, as in `Answer`; None if not measured."""
+        """How often answers with this log-probability are right, as in `Answer`; None if not calibrated."""
         config = cast(Adapter, self._scheduler.model.adapters[self._work.adapter]).config.confidence
         return None if config is None or self.log_probability is None else config.of(self.log_probability)
 
     def cancel(self) -> bool:
-        """Drop the request, even if it is being computed; False if it is done already.
+        """Cancel the request, even while it is being computed; False if it is already done.
 
-        One that is being computed leaves the batch before the next token.
+        A running request leaves the batch before the next token.
         """
         if self.done():
             return False
@@ -93,12 +92,12 @@ class Ticket(Future[str]):
         return True
 
     def cancelled(self) -> bool:
-        """Whether it was cancelled, before it was computed or meanwhile."""
+        """Whether it was cancelled, before or during its computation."""
         return super().cancelled() or (self.dropped and self.done())
 
     @property
     def position(self) -> int:
-        """Place in the queue: 1 is the next; 0 when it is being computed or done."""
+        """Position in the queue: 1 is next; 0 if it is being computed or done."""
         return self._scheduler._position(self)
 
 
@@ -106,9 +105,9 @@ class Scheduler:
     """Answers many requests with one model.
 
     Args:
-        rows: most texts that are made at the same time.
-        waiting: most requests that wait; the next one is refused.
-        readers: threads that open, preprocess and encode files.
+        rows: the most texts to generate at the same time.
+        waiting: the most requests in the queue; further ones are refused.
+        readers: number of threads that open, preprocess and encode files.
     """
 
     def __init__(self, model: EPALM, *, rows: int = 32, waiting: int = 256, readers: int = 2):
@@ -117,11 +116,11 @@ class Scheduler:
         self.model = model
         self.rows, self.waiting = rows, waiting
         self._changed = threading.Condition()
-        self._queue: list[Ticket] = []  # everything not yet begun, in order; ready ones have media
-        self._jobs: list[tuple[Callable[[], Any], Future]] = []  # to be run between two tokens
+        self._queue: list[Ticket] = []  # requests not yet started, in order; those that are ready have media
+        self._jobs: list[tuple[Callable[[], Any], Future]] = []  # functions to run between two tokens
         self._closed = False
         self._batch = RunningBatch(model.lm)
-        # On a CPU a batch is not encoded faster than its items, so they need not wait for the language model.
+        # On a CPU, encoding a batch is no faster than encoding its items, so it need not wait for the LM.
         self._readers_encode = model.lm.device.type == "cpu"
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="epalm-reader")
         self._thread = threading.Thread(target=self._work, name="epalm-scheduler", daemon=True)
@@ -139,12 +138,12 @@ class Scheduler:
         """Queue a request.
 
         Args:
-            beams, max_new_tokens: instead of the adapter's defaults.
-            on_text: told the text so far whenever it grows, from the scheduler's thread, so it must be quick;
-                with several beams once, when the best one is known.
+            beams, max_new_tokens: override the adapter's defaults.
+            on_text: called with the text so far whenever it grows, in the scheduler's thread, so it must be
+                quick; with beam search, called once with the final text.
             options: passed to `transformers`' `generate`; such a request is computed alone.
         Raises:
-            Busy: too many requests are waiting.
+            Busy: the queue is full.
         """
         ticket = Ticket(self, _Work(request, beams, max_new_tokens, on_text, options))
         with self._changed:
@@ -157,7 +156,7 @@ class Scheduler:
         return ticket
 
     def stream(self, request: Request, **options: Any) -> Iterator[str]:
-        """The text so far, growing; options as in `submit`. Closing the iterator cancels the request."""
+        """Yield the growing text; options as in `submit`. Closing the iterator cancels the request."""
         grown = threading.Condition()
         texts: list[str] = []
 
@@ -186,9 +185,9 @@ class Scheduler:
             ticket.cancel()
 
     def run(self, function: Callable[[], T]) -> Future[T]:
-        """Call a function in the thread that computes, between two tokens: nothing else uses the model then.
+        """Call a function between two tokens, in the thread that computes, while nothing else uses the model.
 
-        For what is not a request, such as an explanation.
+        For work that is not a request, such as an explanation.
         """
         result: Future[T] = Future()
         with self._changed:
@@ -199,7 +198,7 @@ class Scheduler:
         return result
 
     def close(self, wait: bool = True) -> None:
-        """Refuse new requests; those that were accepted are finished if `wait`, else cancelled."""
+        """Refuse new requests; finish accepted ones if `wait`, otherwise cancel them."""
         with self._changed:
             self._closed = True
             left = [] if wait else [*self._queue, *(text.owner for text in self._batch.texts)]
@@ -228,7 +227,7 @@ class Scheduler:
             self._changed.notify()
 
     def _read(self, ticket: Ticket) -> None:
-        """Open and preprocess a request's file; runs in a reader's thread."""
+        """Open and preprocess a request's file; runs in a reader thread."""
         work = ticket._work
         if ticket.done():
             return
@@ -247,7 +246,7 @@ class Scheduler:
             self._changed.notify()
 
     def _ready(self) -> list[Ticket]:
-        """Tickets whose files are read, as many as there is room for; they leave the queue."""
+        """Take tickets whose files have been read out of the queue, as many as there is room for."""
         room = self.rows - len(self._batch)
         ready = [ticket for ticket in self._queue if ticket._work.media is not None][: max(room, 0)]
         taken = {id(ticket) for ticket in ready}
@@ -265,7 +264,7 @@ class Scheduler:
                 )  # fmt: skip
                 if self._closed and not self._queue and not self._jobs and not len(self._batch):
                     return
-                new, jobs = self._ready(), self._jobs[:1]  # one, so that texts grow meanwhile
+                new, jobs = self._ready(), self._jobs[:1]  # one at a time, so that texts keep growing
                 del self._jobs[:1]
             for function, result in jobs:
                 _call(function, result)
@@ -273,7 +272,7 @@ class Scheduler:
             self._step()
 
     def _start(self, tickets: Sequence[Ticket]) -> None:
-        """Begin what is ready: greedy texts join the batch, the others are made at once, by kind."""
+        """Start requests that are ready: greedy texts join the batch, others are computed now, in groups."""
         groups: dict[tuple, list[Ticket]] = {}
         for ticket in tickets:
             work = ticket._work
@@ -303,7 +302,7 @@ class Scheduler:
             if adapted.adapter.config.confidence is not None:
                 sure = adapted.log_probabilities(features, ids, rows)
         except BaseException as error:
-            if len(tickets) > 1 and len(self._batch) == before:  # find out which one it is
+            if len(tickets) > 1 and len(self._batch) == before:  # find out which one failed
                 for ticket in tickets:
                     self._begin(adapted, name, joins, [ticket])
             else:
@@ -323,7 +322,7 @@ class Scheduler:
         return self.model.features(name, torch.stack([cast(Tensor, work.media) for work in works]))
 
     def _step(self) -> None:
-        """Hand out the newest tokens, let finished and cancelled texts go, and add a token to the others."""
+        """Deliver the newest tokens, drop finished and cancelled texts, and add a token to the others."""
         batch = self._batch
         try:
             stay = [place for place, text in enumerate(batch.texts) if not self._hand_out(text)]
@@ -331,19 +330,19 @@ class Scheduler:
                 batch.keep(stay)
             if len(batch):
                 batch.step()
-        except BaseException as error:  # out of memory, for example: those are lost, the next are not
+        except BaseException as error:  # out of memory, for example: fail the running texts, keep serving
             _fail([text.owner for text in batch.texts], error)
             self._batch = RunningBatch(self.model.lm)
 
     def _hand_out(self, text: Text) -> bool:
-        """Tell the owner of a text about it; True if it needs no more tokens."""
+        """Deliver a text to its owner; True if it needs no more tokens."""
         ticket: Ticket = text.owner
         if ticket.dropped:
             _fail([ticket], CancelledError())
             return True
         if text.finished or ticket._work.on_text is not None:
             answer = self.model.adapted[ticket._work.adapter].text.answer(text.new)
-            if text.finished or not answer.endswith("\ufffd"):  # half of a character so far
+            if text.finished or not answer.endswith("\ufffd"):  # ends in half a character
                 _tell(ticket, answer)
             if text.finished:
                 ticket.log_probability = text.log_probability / len(text.new)
@@ -352,7 +351,7 @@ class Scheduler:
 
 
 class _AllDropped(StoppingCriteria):
-    """Ends a generation when nobody waits for it any more."""
+    """Ends a generation when all its requests were cancelled."""
 
     def __init__(self, tickets: Sequence[Ticket]):
         self.tickets = tickets
@@ -363,7 +362,7 @@ class _AllDropped(StoppingCriteria):
 
 
 def _call(function: Callable[[], Any], result: Future) -> None:
-    """Run a function unless its result is no longer wanted."""
+    """Run a function unless its result was cancelled."""
     if result.set_running_or_notify_cancel():
         try:
             result.set_result(function())
@@ -372,7 +371,7 @@ def _call(function: Callable[[], Any], result: Future) -> None:
 
 
 def _tell(ticket: Ticket, text: str) -> None:
-    """Pass on a text that has grown; an error of the listener ends its own request only."""
+    """Pass on a text that has grown; an error in the listener fails only its own request."""
     work = ticket._work
     if work.on_text is None or text == work.shown:
         return
@@ -388,11 +387,11 @@ def _finish(ticket: Ticket, text: str) -> None:
     if ticket.dropped:
         _fail([ticket], CancelledError())
     else:
-        with suppress(InvalidStateError):  # cancelled at this moment
+        with suppress(InvalidStateError):  # cancelled meanwhile
             ticket.set_result(text)
 
 
 def _fail(tickets: Sequence[Ticket], error: BaseException) -> None:
     for ticket in tickets:
-        with suppress(InvalidStateError):  # failed or cancelled before
+        with suppress(InvalidStateError):  # already failed or cancelled
             ticket.set_exception(error)

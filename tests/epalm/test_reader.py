@@ -52,7 +52,7 @@ def test_pictures_in_memory_stay_in_this_process(reader):
     image = Image.new("RGB", (4, 4))
     assert reader.modality_of(image) == "image"
     assert reader.read(image, Reading("image")).size == (4, 4)
-    with pytest.raises(EPALMError, match="is not a video: give a file"):
+    with pytest.raises(EPALMError, match="is not a video: pass a file"):
         reader.read(image, Reading("video"))
 
 
@@ -86,7 +86,7 @@ def test_a_crash_costs_one_file():
             worker.process.send_signal(end)
             worker.process.wait()
             reader._idle.put(worker)
-            with pytest.raises(EPALMError, match="The file makes the program that opens it crash"):
+            with pytest.raises(EPALMError, match="The file crashes the program that opens it"):
                 reader.modality_of(FILES["video"])
             assert reader.modality_of(FILES["video"]) == "video"
 

@@ -35,7 +35,7 @@ def test_a_recipe_of_another_modality_is_refused():
 
 def test_settings_find_a_recipe_by_its_name():
     assert find_recipe("video", "starter", "any") is RECIPES["video"]["starter"]
-    with pytest.raises(EPALMError, match="no image recipe 'paper'; known are epalm, starter, timm"):
+    with pytest.raises(EPALMError, match="no image recipe 'paper'; choose from epalm, starter, timm"):
         find_recipe("image", "paper", "any")
     with pytest.raises(EPALMError, match="no audio recipe 'timm'"):
         find_recipe("audio", "timm", "any")
@@ -52,7 +52,7 @@ def test_timm_is_the_image_encoders_own_recipe(tmp_path):
 
 
 def test_a_folder_without_a_timm_model_is_refused(tmp_path):
-    with pytest.raises(EPALMError, match="timm knows no pretrained weights named"):
+    with pytest.raises(EPALMError, match="timm has no pretrained weights named"):
         timm_recipe(str(tmp_path))
 
 

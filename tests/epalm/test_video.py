@@ -250,7 +250,7 @@ def without_frames() -> bytes:
 
 
 UNREADABLE = "The file is not a video that can be read, or it is damaged or incomplete."
-NO_PICTURE = "The file has no picture that can be read: it is damaged, incomplete or has no frames."
+NO_PICTURE = "The file has no frame that can be read: it is damaged, incomplete or empty."
 
 
 @pytest.mark.parametrize(
