@@ -1,1 +1,1 @@
-"""Training of eP-ALM adapters; `epalm` never imports this package."""
+"""Train eP-ALM adapters. `epalm` never imports this package."""

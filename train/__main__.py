@@ -1,4 +1,4 @@
-"""python -m train COMMAND: retrain and evaluate adapters on the benchmarks, build those that ship."""
+"""python -m train COMMAND: prepare data, train and evaluate adapters, and build the ones that ship."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training steps learn from: batches, and where they come from."""
+"""Training batches, and where they come from."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from train.settings import Settings
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples that are learned together.
+    """Training examples that are processed together.
 
     Attributes:
-        weights: each row's share in the step's loss, 1 in total over all processes; None for equal shares.
+        weights: each row's share of the step's loss, summing to 1 over all processes; None for equal shares.
     """
 
     features: list[Tensor]  # n tensors (B, D_j), one per injected hidden state
@@ -38,7 +38,7 @@ class Batch:
         return len(self.ids)
 
     def rows(self, rows: slice | Tensor) -> Batch:
-        """A part of the batch, without the columns that are all padding there."""
+        """Some rows of the batch, without the columns that are only padding in them."""
         used = self.mask[rows].any(0)
         columns = slice(int(used.int().argmax()), len(used) - int(used.flip(0).int().argmax()))
         ids, mask, labels = (t[rows, columns] for t in (self.ids, self.mask, self.labels))
@@ -46,7 +46,7 @@ class Batch:
         return Batch([feature[rows] for feature in self.features], ids, mask, labels, weights)
 
     def parts(self, count: int, world: int = 1) -> Iterator[Batch]:
-        """The batch in exactly `count` pieces; where rows are lacking, one that weighs nothing."""
+        """Split the batch into exactly `count` parts; parts without rows get one row of weight 0."""
         equal = torch.full((len(self),), 1 / (len(self) * world))
         weights = equal if self.weights is None else self.weights
         size = ceil(len(self) / count)
@@ -55,10 +55,10 @@ class Batch:
             yield part if len(part) else self.filler()
 
     def parts_by_length(self, count: int, world: int = 1, pass_cost: int = 0) -> Iterator[Batch]:
-        """As `parts`, with texts of similar length together, and in more pieces where that saves padding.
+        """Like `parts`, but groups texts of similar length, and makes more parts if that saves padding.
 
         Args:
-            pass_cost: what another piece must save, in rows.
+            pass_cost: how much an additional part must save, in token rows.
         """
         lengths = self.mask.sum(1)
         order = lengths.argsort(stable=True)
@@ -69,7 +69,7 @@ class Batch:
             yield ordered.rows(slice(start, end))
 
     def filler(self) -> Batch:
-        """A row without weight, for a process that has nothing to do but to take part."""
+        """A row of weight 0, for a process that has no data but must take part in the step."""
         return dataclasses.replace(self, weights=torch.zeros(len(self))).rows(slice(1))
 
     def to(self, device: torch.device | str) -> Batch:
@@ -79,13 +79,13 @@ class Batch:
 
 
 def cuts(lengths: Sequence[int], most: int, pass_cost: int) -> list[int]:
-    """Where to cut texts of rising lengths so that padding and passes cost least; ends of the pieces.
+    """Split texts of ascending lengths so that padding and passes cost least; returns the parts' ends.
 
     Args:
-        most: texts in a piece.
-        pass_cost: of a piece, in rows.
+        most: the most texts in a part.
+        pass_cost: fixed cost of a part, in token rows.
     """
-    best: list[tuple[int, list[int]]] = [(0, [])]  # of the first texts: cost, ends
+    best: list[tuple[int, list[int]]] = [(0, [])]  # for the first 0, 1, … texts: cost, ends
     for end in range(1, len(lengths) + 1):
         options = (
             (best[start][0] + (end - start) * lengths[end - 1] + pass_cost, start)
@@ -99,31 +99,31 @@ def cuts(lengths: Sequence[int], most: int, pass_cost: int) -> list[int]:
 def example_batch(
     features: list[Tensor], examples: Sequence[tuple[str | None, str]], text: TaskText
 ) -> Batch:
-    """The features of every token, (B, D_j) each, with B pairs of question (None: a caption) and answer."""
+    """A batch of features, (B, D_j) per token, and B pairs of question (None for captions) and answer."""
     return Batch(features, *answers([text.training_text(*example) for example in examples], text))
 
 
 class Source(Protocol):
-    """Where a training's batches come from."""
+    """Provides the batches of a training."""
 
     @property
     def per_epoch(self) -> int:
-        """Optimizer steps in an epoch."""
+        """Optimizer steps per epoch."""
 
     @property
     def count(self) -> int:
-        """Examples in an epoch, on all processes."""
+        """Examples per epoch, over all processes."""
 
     def __call__(self, step: int) -> Batch:
-        """This process' part of a step's batch; the same for the same step, whatever came before."""
+        """This process's part of a step's batch. It depends only on the step, not on earlier calls."""
 
     def about(self, step: int) -> list[Any]:
-        """What the step's batch is made of, as plain values: said where its loss is not a number."""
+        """The content of a step's batch as plain values, reported if its loss is not finite."""
 
 
 @dataclass(frozen=True)
 class DrawnBatches:
-    """Batches that a function draws for each step, `size` examples each; one epoch of `per_epoch` steps."""
+    """Batches of `size` examples that a function draws for each step; an epoch has `per_epoch` steps."""
 
     draw: Callable[[int], Batch]
     size: int
@@ -142,19 +142,19 @@ class DrawnBatches:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Items that share a task, and how often each of them is seen in an epoch, on average."""
+    """Items that share a task; `weight` is how often each is seen per epoch, on average."""
 
     items: Sequence[Item]
     text: TaskText
     weight: float = 1.0
 
     def __len__(self) -> int:
-        """How many examples an epoch takes."""
+        """Examples per epoch."""
         return max(1, round(self.weight * len(self.items)))
 
 
 class Example(NamedTuple):
-    """An item as a step sees it: which view of its file, and the input and output that are learned."""
+    """An item in a training step: which view of its file, and the input and output texts."""
 
     item: Item
     draw: int
@@ -162,18 +162,18 @@ class Example(NamedTuple):
 
 
 def media_of(examples: Sequence[Example]) -> tuple[list[Item], list[int]]:
-    """What a source of features is asked for."""
+    """The arguments for a feature source: items and draws."""
     return [example.item for example in examples], [example.draw for example in examples]
 
 
 class ItemBatches:
-    """Batches of manifests' items, in an order of each epoch's own.
+    """Batches of items from manifests, shuffled anew in each epoch.
 
-    With a weight of 1 an epoch has every item of a set once. With other weights epochs go on in a shuffled
-    sequence where the last one ended, so that all items are seen equally often.
+    With weight 1, an epoch has every item of a set once. With other weights, each epoch continues a shuffled
+    sequence where the previous one ended, so that all items are seen equally often.
 
     Args:
-        sets: mixed in every batch.
+        sets: the training sets to mix.
         rank, world: this process takes every `world`-th item of a step.
     """
 
@@ -189,7 +189,7 @@ class ItemBatches:
         self.sets, self.features, self.regime = sets, features, regime
         self.rank, self.world = rank, world
         self.seed, self.draws = settings.optim.seed, settings.data.draws
-        self.encoded = settings.optim.batch  # media that a live encoder sees at once
+        self.encoded = settings.optim.batch  # files per batch of a live encoder
         self.per_step = items_per_step(settings, world)
         self.count = sum(map(len, sets))
         self.per_epoch = ceil(self.count / self.per_step)
@@ -205,12 +205,12 @@ class ItemBatches:
         return Batch(features, *self.regime.text_batch(texts, self.sets[0].text), weights)
 
     def own(self, step: int) -> tuple[list[Example], Tensor]:
-        """This process' examples of a step, and their weights."""
+        """This process's examples of a step, and their weights."""
         examples = self.examples_of(step)
         own = examples[self.rank :: self.world]
         weights = torch.full((len(own),), 1 / len(examples)) if own else torch.zeros(1)
         found = []
-        for text, item in own or examples[:1]:  # one without items still takes part in the synchronisation
+        for text, item in own or examples[:1]:  # a process without items still has to synchronise
             rng = random.Random(f"{self.seed}/{step}/{item.id}")
             draw = rng.randint(1, self.draws) if self.draws else 0
             found.append(Example(item, draw, text.training_text(item.prompt, self.regime.answer(item, rng))))
@@ -220,13 +220,13 @@ class ItemBatches:
         return [dataclasses.asdict(item) for _, item in self.examples_of(step)]
 
     def examples_of(self, step: int) -> list[tuple[TaskText, Item]]:
-        """What an optimizer step learns on all processes: items, each with its task's text."""
+        """The items of an optimizer step over all processes, each with its task's text."""
         epoch, place = divmod(step, self.per_epoch)
         order = self.permutation(self.count, self.seed * 1_000_003 + epoch)
         return [self.example(epoch, i) for i in order[place * self.per_step : (place + 1) * self.per_step]]
 
     def example(self, epoch: int, place: int) -> tuple[TaskText, Item]:
-        """The example of an epoch that stands at a place before shuffling: set by set."""
+        """The example at a position of the epoch before shuffling, where sets follow one another."""
         number = 0
         while place >= len(self.sets[number]):
             place -= len(self.sets[number])
@@ -244,12 +244,12 @@ def permutation(length: int, seed: int) -> list[int]:
 
 
 def items_per_step(settings: Settings, world: int) -> int:
-    """Items of an optimizer step, on all processes."""
+    """Items per optimizer step, over all processes."""
     return settings.optim.batch * settings.optim.accumulate * world
 
 
 def limited(items: list[Item], fraction: float, seed: int) -> list[Item]:
-    """A fixed random part of the items, in their order; smaller parts are contained in larger ones."""
+    """A fixed random part of the items in their original order; smaller parts are subsets of larger ones."""
     if fraction == 1:
         return items
     order = permutation(len(items), seed)

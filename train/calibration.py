@@ -1,12 +1,12 @@
-"""How often an adapter is right, by the log-probabilities of its answers: the fit, and how well it holds.
+"""Calibrated confidence: how often an adapter is right, given its answers' log-probabilities.
 
-    confidence = fit_confidence(log_probabilities, right)  # of held-out files
+    confidence = fit_confidence(log_probabilities, right)  # on held-out files
     store_confidence(Path("runs/mine/best"), confidence)
     print(reliability_table(reliability(confidence, log_probabilities, right)))
 
 The confidence of an answer is the logistic function of `slope` times its mean log-probability per token plus
-`offset` (Platt 1999). Fit it on files that the adapter was not trained on, and look at its reliability on
-yet others.
+`offset` (Platt 1999). Fit it on files that the adapter was not trained on, and check its reliability on yet
+other files.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ STEPS = 100  # of Newton's method; it needs about ten
 
 
 def fit_confidence(log_probabilities: Sequence[float], right: Sequence[bool]) -> ConfidenceConfig:
-    """The slope and offset under which these answers are most probable.
+    """Fit slope and offset by maximum likelihood.
 
-    As in Platt's method the targets are a little inside 0…1, so that answers which are told apart without a
-    mistake do not make the slope infinite.
+    As in Platt's method, the targets are slightly inside 0…1, so that perfectly separable answers do not make
+    the slope infinite.
 
     Args:
         log_probabilities: mean per token of each answer, in nats (`Answer.log_probability`).
@@ -40,8 +40,8 @@ def fit_confidence(log_probabilities: Sequence[float], right: Sequence[bool]) ->
     hits, misses = int(good.sum()), int((~good).sum())
     if not hits or not misses:
         raise EPALMError(
-            f"A confidence is fitted to right and wrong answers, but of {len(x)} all are "
-            f"{'right' if hits else 'wrong'}: give more files."
+            f"A confidence needs both right and wrong answers, but all {len(x)} are "
+            f"{'right' if hits else 'wrong'}: use more files."
         )
     targets = np.where(good, (hits + 1) / (hits + 2), 1 / (misses + 2))
     design = np.stack([x, np.ones_like(x)], axis=1)  # (N, 2)
@@ -62,7 +62,7 @@ def fit_confidence(log_probabilities: Sequence[float], right: Sequence[bool]) ->
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-    """The answers whose confidence lies in `low`…`high`."""
+    """The answers whose confidence is in `low`…`high`."""
 
     low: float
     high: float
@@ -74,7 +74,7 @@ class Bin:
 def reliability(
     confidence: ConfidenceConfig, log_probabilities: Sequence[float], right: Sequence[bool], bins: int = 10
 ) -> list[Bin]:
-    """Said and true shares of right answers, in bins of equal width; raises as `fit_confidence`."""
+    """Predicted and true accuracy in bins of equal width; raises like `fit_confidence`."""
     x, good = _checked(log_probabilities, right)
     said = np.array([confidence.of(value) for value in x])
     places = np.minimum((said * bins).astype(int), bins - 1)
@@ -88,13 +88,13 @@ def reliability(
 
 
 def calibration_error(bins: Sequence[Bin]) -> float:
-    """Expected calibration error: how far said and true shares are apart, averaged over answers."""
+    """Expected calibration error: the gap between confidence and accuracy, averaged over answers."""
     total = sum(b.count for b in bins)
     return sum(b.count * abs(b.confidence - b.right) for b in bins if b.count) / total if total else np.nan
 
 
 def reliability_table(bins: Sequence[Bin]) -> str:
-    """The bins that have answers as a Markdown table, and the expected calibration error."""
+    """A Markdown table of the bins that have answers, and the expected calibration error."""
     lines = ["| confidence | answers | said | right |", "|---|---|---|---|"]
     lines += [
         f"| {b.low:.0%} to {b.high:.0%} | {b.count} | {b.confidence:.0%} | {b.right:.0%} |"
@@ -105,7 +105,7 @@ def reliability_table(bins: Sequence[Bin]) -> str:
 
 
 def store_confidence(folder: Path, confidence: ConfidenceConfig) -> None:
-    """Write a confidence into an adapter folder's config.json; raises as `AdapterConfig.load`."""
+    """Write a confidence into an adapter folder's config.json; raises like `AdapterConfig.load`."""
     config = AdapterConfig.load(folder / CONFIG)
     changed = dataclasses.replace(config, confidence=confidence)
     (folder / CONFIG).write_text(changed.to_json(), encoding="utf-8")
@@ -114,8 +114,8 @@ def store_confidence(folder: Path, confidence: ConfidenceConfig) -> None:
 def _checked(log_probabilities: Sequence[float], right: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
     if len(log_probabilities) != len(right):
         raise EPALMError(
-            f"There are {len(log_probabilities)} log-probabilities, but it is known of {len(right)} answers "
-            "whether they were right: give one of each per answer."
+            f"There are {len(log_probabilities)} log-probabilities but {len(right)} values of `right`: give "
+            "one of each per answer."
         )
     return np.asarray(log_probabilities, dtype=float), np.asarray(right, dtype=bool)
 

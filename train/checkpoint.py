@@ -1,4 +1,4 @@
-"""A training's state on the disk: one file that appears whole or not at all, and what it belongs to."""
+"""The checkpoint of a training: one file, written atomically, with the identity of its training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHECKPOINT = "checkpoint.pt"
 
 @dataclass
 class Progress:
-    """How far a training has come; everything but weights that a checkpoint holds."""
+    """How far a training has come: everything in a checkpoint besides the weights."""
 
     step: int = 0
     best: float | None = None
@@ -35,7 +35,7 @@ class Checkpoint:
     """checkpoint.pt in a run folder.
 
     Attributes:
-        state: what was read, or None where the training begins.
+        state: the content of the file, or None for a new training.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any], state: dict[str, Any] | None = None):
@@ -43,24 +43,24 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: Path, identity: dict[str, Any], resume: bool) -> Checkpoint:
-        """Read what there is to go on from.
+        """Read the checkpoint in a folder, if there is one.
 
         Args:
-            identity: all that the training's steps depend on, by name; see `identity_of`.
+            identity: everything that the training's steps depend on, by name; see `identity_of`.
         Raises:
-            EPALMError: there is a training and `resume` is false, one with another identity, or a file that
-                is damaged.
+            EPALMError: there is a checkpoint but `resume` is false, it has another identity, or it is
+                damaged.
         """
         path = folder / CHECKPOINT
         if not path.exists():
             return cls(folder, identity)
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # what torch raises depends on where a file is damaged
+        except Exception as error:  # torch raises different errors depending on where the file is damaged
             raise EPALMError(f"{path} is damaged ({reason(error)}): remove it to start again.") from error
         if not resume:
             raise EPALMError(
-                f"{folder} has a training at step {state['progress']['step']}: go on with --resume, or "
+                f"{folder} has a training at step {state['progress']['step']}: continue it with --resume, or "
                 "choose another folder with --set out=FOLDER."
             )
         old = state["settings"]
@@ -73,7 +73,7 @@ class Checkpoint:
         return cls(folder, identity, state)
 
     def restore(self, adapter: Adapter, optimizer: Any, scaler: Any) -> Progress:
-        """Take over what was read, if anything was."""
+        """Restore the state that was read, if any."""
         if self.state is None:
             return Progress()
         adapter.load_state_dict(self.state["adapter"])
@@ -83,7 +83,7 @@ class Checkpoint:
         return Progress(**self.state["progress"])
 
     def write(self, adapter: Adapter, optimizer: Any, scaler: Any, progress: Progress) -> None:
-        """Replace the file, then last/, the adapter's folder.
+        """Replace the checkpoint, then the adapter folder last/.
 
         Raises:
             EPALMError: the disk is full or read-only.
@@ -101,18 +101,18 @@ class Checkpoint:
             adapter.save(self.path.parent / "last")
         except (OSError, RuntimeError, EPALMError) as error:  # torch reports a full disk as RuntimeError
             raise EPALMError(
-                f"The checkpoint in {self.path.parent} cannot be written ({reason(error)}): make room and go "
-                "on with --resume."
+                f"The checkpoint in {self.path.parent} cannot be written ({reason(error)}): make room and "
+                "continue with --resume."
             ) from error
 
 
 def identity_of(settings: Settings, **more: Any) -> dict[str, Any]:
-    """What a resumed training must share with its checkpoint: all that its steps depend on."""
+    """Everything that a training's steps depend on: a resumed training must match its checkpoint in it."""
     return flat(comparable(settings)) | more
 
 
 def items_identity(items: Sequence[Item], per_step: int) -> dict[str, Any]:
-    """The part of a training's identity that its items are."""
+    """The part of a training's identity that depends on its items."""
     digest = hashlib.sha256(repr(items).encode(errors="surrogateescape")).hexdigest()
     return {
         "items per step (batch x accumulate x processes)": per_step,
@@ -121,20 +121,20 @@ def items_identity(items: Sequence[Item], per_step: int) -> dict[str, Any]:
 
 
 def comparable(settings: Settings) -> dict[str, Any]:
-    """The settings that a training's result depends on, as plain values."""
+    """The settings that affect a training's result, as plain values."""
     values = json.loads(json.dumps(dataclasses.asdict(settings)))
     for key in ("out", "trackers", "paper"):
         del values[key]
     for key in ("test", "workers"):
         del values["data"][key]
-    for key in ("save_every", "batch", "accumulate"):  # only the items per step count
+    for key in ("save_every", "batch", "accumulate"):  # only the items per step matter
         del values["optim"][key]
     del values["evaluation"]["batch"]
     return values
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}, with lists as text, which trackers need."""
+    """{"a": {"b": 1}} -> {"a.b": 1}; lists become text, as trackers require."""
     out: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):

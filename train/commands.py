@@ -1,6 +1,6 @@
-"""The commands of `python -m train`: a function for each that registers its arguments, and one that runs it.
+"""The commands of `python -m train`: for each, a function that adds its parser and one that runs it.
 
-What does the work is imported when a command runs, so that --help need not wait for PyTorch.
+Modules are imported when a command runs, so that --help does not wait for PyTorch.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from train.data.benchmarks import DATASETS, OWN, Dataset, find_dataset
 
 SETTING = "change a setting: optim.lr=1e-4, data.cache=null, out=runs/second (may be given several times)"
 DESCRIPTION = """\
-Find a benchmark's annotation files under --source, by their official names in whatever folder, or the table
-of own data; open every medium that they name once; and write OUT/SPLIT.jsonl for each split, and
-OUT/report.json. Items whose medium is missing or damaged are left out and counted. A run that was stopped
-goes on where it was when it is started again. The preprocessed JSON lists of the original implementation will
-do as well as the official files."""
+Find a benchmark's annotation files by their official names in any folder under --source, or the table of your
+own data; open every file they list once; then write OUT/SPLIT.jsonl for each split and OUT/report.json. Items
+whose file is missing or damaged are left out and counted. Run the command again to continue a stopped run.
+The original implementation's preprocessed JSON lists work as well as the official files."""
 OWN_DATA = """\
 own_{image,video,audio}_{caption,qa}: own data
-  A CSV, TSV or JSON file in DIR: a column with the names of the files (file, image, …), and one with
-  captions or two with questions and answers (caption; question, answer). A tenth of the media each goes to
-  val and test, and no medium is in two splits. A column split, or three files called train, val and test,
-  are followed instead."""
+  A CSV, TSV or JSON file in DIR with a column of file names (file, image, …), and a column of captions or
+  two with questions and answers (caption; question, answer). A tenth of the files each goes to val and test,
+  and no file is in two splits. A column split, or three tables named train, val and test, set the splits
+  instead."""
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +48,7 @@ def add_prepare(commands: Any) -> None:
     """Register `prepare` among the subparsers of `python -m train`."""
     parser = commands.add_parser(
         "prepare",
-        help="official files of a benchmark -> manifests to train and evaluate with",
+        help="official files of a benchmark, or your own data -> manifests",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=wrapped(DESCRIPTION, indent=""),
         epilog="\n\n".join((*map(described, DATASETS.values()), OWN_DATA)),
@@ -66,11 +65,11 @@ def add_prepare(commands: Any) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="a folder with media that are not under --source; may be given several times",
+        help="another folder with media; may be given several times",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: data/DATASET)")
     parser.add_argument(
-        "--no-check", action="store_true", help="do not open the media, only see whether they are there"
+        "--no-check", action="store_true", help="only check that media exist, do not open them"
     )
     parser.add_argument(
         "--workers",
@@ -105,13 +104,13 @@ def add_features(commands: Any) -> None:
     parser = commands.add_parser(
         "features",
         help="encode a data set's media once, so that training needs no encoder",
-        description="Encode the media of CONFIG's manifests with its frozen encoder and keep the features in "
-        "its cache folder: `fit` then trains on them without opening a picture, video or sound. Each file "
-        "is encoded once, however many questions there are about it, and once more for every augmented draw "
-        "that CONFIG trains on.",
-        epilog="A stopped run goes on where it was, and the result is the same as without the stop. Moved or "
-        "copied media keep their features, edited ones get new ones. What is damaged on the disk is found by "
-        "its checksum and made again. Features are float32: six layers of a ViT-B take 18 KB per view, "
+        description="Encode the media of CONFIG's manifests with its frozen encoder into its cache folder, "
+        "so that `fit` trains without opening a picture, video or sound. Each file is encoded once, "
+        "however many questions there are about it, and once more for every augmented draw that CONFIG "
+        "trains on.",
+        epilog="Run it again to continue a stopped run; the result is the same as without the stop. Moved "
+        "or copied media keep their features, edited ones get new ones. Damaged features are found by "
+        "their checksums and made again. Features are float32: six layers of a ViT-B take 18 KB per view, "
         "2.3 GB for COCO's 123,287 pictures. On several GPUs: accelerate launch -m train features CONFIG.",
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="settings of the training, a YAML file")
@@ -129,17 +128,15 @@ def add_fit(commands: Any) -> None:
         "fit",
         help="train an adapter on a benchmark",
         description="Train an adapter with the settings of CONFIG. The run folder (`out` in CONFIG) gets "
-        "log.jsonl, checkpoint.pt, the adapters last/ and best/ (by the validation split's first metric) and "
-        "cost.json; `python -m train report` makes a page of it.",
-        epilog="Ctrl-C and SIGTERM end the step, save and say how to go on. After a kill -9 or a power cut, "
-        "--resume goes on at the last checkpoint and takes the same steps. Several GPUs: accelerate launch "
-        "-m train fit CONFIG.",
+        "log.jsonl, checkpoint.pt, cost.json and the adapters last/ and best/ (by the first metric on the "
+        "validation split); `python -m train report` turns it into a page.",
+        epilog="Ctrl-C and SIGTERM finish the current step, save, and say how to continue. After kill -9 "
+        "or a power cut, --resume continues from the last checkpoint and takes the same steps. Several "
+        "GPUs: accelerate launch -m train fit CONFIG.",
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="settings of the training, a YAML file")
-    parser.add_argument("--resume", action="store_true", help="go on with the training in the run folder")
-    parser.add_argument(
-        "--limit", type=float, metavar="F", help="train on this fraction of the items, always the same ones"
-    )
+    parser.add_argument("--resume", action="store_true", help="continue the training in the run folder")
+    parser.add_argument("--limit", type=float, metavar="F", help="train on a fixed fraction of the items")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SETTING)
     parser.set_defaults(run=fit)
 
@@ -148,23 +145,25 @@ def add_evaluate(commands: Any) -> None:
     """Register `evaluate` among the subparsers of `python -m train`."""
     parser = commands.add_parser(
         "evaluate",
-        help="measure an adapter on a benchmark's split",
-        description="Predict every item of a split and compute the benchmark's metrics, with 95 %% intervals "
+        help="evaluate an adapter on a benchmark's split",
+        description="Predict every item of a split and compute the benchmark's metrics with 95 %% intervals "
         "(bootstrap over the items). Writes predictions-SPLIT.jsonl and metrics-SPLIT.json into the run "
-        "folder, names them after the manifest if it is another one than the training's, and prints a table "
-        "beside the paper's numbers.",
-        epilog="Predictions are kept as they come: a stopped run goes on where it was.",
+        "folder (with the manifest's name added if it is not the training's), and prints a table next to the "
+        "paper's numbers.",
+        epilog="Predictions are saved as they are made: run the command again to continue a stopped run.",
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="settings of the training, a YAML file")
     parser.add_argument("--model", type=Path, metavar="DIR", help="adapter folder (best/ of the run folder)")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="%(default)s")
-    parser.add_argument("--blind", action="store_true", help="also with another item's media: guessing")
-    parser.add_argument("--text-only", action="store_true", help="also without any media")
+    parser.add_argument(
+        "--blind", action="store_true", help="also evaluate with another item's media, i.e. guessing"
+    )
+    parser.add_argument("--text-only", action="store_true", help="also evaluate without any media")
     parser.add_argument(
         "--against", type=Path, metavar="DIR", help="also compare, item by item, with another run's folder"
     )
     parser.add_argument(
-        "--submission", action="store_true", help="also write the file that the benchmark's server takes"
+        "--submission", action="store_true", help="also write the file for the benchmark's evaluation server"
     )
     parser.add_argument("--no-java", action="store_true", help="leave out METEOR and SPICE, which start Java")
     parser.add_argument("--batch", type=int, metavar="N", help="items per batch (evaluation.batch)")
@@ -176,18 +175,17 @@ def add_study(commands: Any) -> None:
     """Register `study` among the subparsers of `python -m train`."""
     parser = commands.add_parser(
         "study",
-        help="compare trainings that differ in some settings, several seeds each",
+        help="compare variants of a training over several seeds",
         description="Train and evaluate every row of STUDY with every seed, and write table.md and "
-        "figure.png into its folder. Each run's log.txt has its commands and what they printed.",
-        epilog="Runs that are finished are not repeated, and a stopped one goes on, so the same command "
-        "continues a study. Its trainings' media must have been encoded with `python -m train features`, if "
-        "their settings name a cache.",
+        "figure.png into its folder. Each run's log.txt has its commands and their output.",
+        epilog="Finished runs are not repeated and stopped ones continue, so the same command resumes a "
+        "study. If the settings have a cache, encode their media first with `python -m train features`.",
     )
-    parser.add_argument("study", type=Path, metavar="STUDY", help="what to compare, a YAML file")
+    parser.add_argument("study", type=Path, metavar="STUDY", help="the trainings to compare, a YAML file")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (%(default)s)")
-    parser.add_argument("--no-run", action="store_true", help="only show the runs that are finished")
+    parser.add_argument("--no-run", action="store_true", help="only show finished runs")
     parser.add_argument(
-        "--readme", type=Path, metavar="FILE", help="put table and figure into this file, too"
+        "--readme", type=Path, metavar="FILE", help="also put table and figure into this file"
     )
     parser.set_defaults(run=study)
 
@@ -214,10 +212,10 @@ def add_report(commands: Any) -> None:
     parser = commands.add_parser(
         "report",
         help="one HTML page about a run: curves, results, samples, failures, cost",
-        description="Write RUN_DIR/report.html, one page that needs no network: loss and learning-rate "
-        "curves, metrics per epoch and on the evaluated splits with their 95 %% intervals, the best, the "
-        "worst and random predictions with their media, failures, cost and settings; and the curves as PNG "
-        "files beside it. Works while a training runs: the page says what is not there yet.",
+        description="Write RUN_DIR/report.html, a page that needs no network: loss and learning-rate "
+        "curves, metrics per epoch and on the evaluated splits with 95 %% intervals, the best, worst and "
+        "random predictions with their media, failures, cost and settings. The curves are also written as "
+        "PNG files. Works while a training runs: the page says what is still missing.",
     )
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder that fit or evaluate wrote")
     parser.add_argument(
@@ -225,7 +223,7 @@ def add_report(commands: Any) -> None:
         type=Path,
         default=Path(),
         metavar="DIR",
-        help="folder that relative media paths start from (default: the current one)",
+        help="base folder for relative media paths (default: the current one)",
     )
     parser.add_argument(
         "--against", type=Path, metavar="DIR", help="also compare, item by item, with another run's folder"

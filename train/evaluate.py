@@ -1,7 +1,7 @@
 """Evaluate an adapter on a benchmark's split: `python -m train evaluate CONFIG --split test`.
 
-Predictions are written as they come, so a run that was stopped or killed goes on where it was. Processes
-share the items, each once, and the metrics are computed over all of them together.
+Predictions are written as they are made, so a run that was stopped or killed continues where it was.
+Processes share the items without overlap; metrics are computed over all items together.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from train.run_folder import exclusive
 from train.scores import Scores, compare, groups_of, in_words, score, scores_of_run, table
 from train.settings import Settings, load_settings
 
-Seeing = Literal["own", "blind", "text only"]  # the item's media, another item's, or none
+Seeing = Literal["own", "blind", "text only"]  # the item's own file, another item's, or none
 
 
 # ---------------------------------------------------------------- predictions
@@ -53,10 +53,10 @@ def predict(
     batch: int,
     seeing: Seeing = "own",
 ) -> Iterator[tuple[Item, str]]:
-    """The text for every item, in batches of similar length, the longest first.
+    """Predict the text of every item, in batches of similar length, longest first.
 
     Args:
-        others: for `blind`, the item whose media each one gets instead.
+        others: for `blind`, the item whose file each item gets instead.
     """
     inputs = [model.text.ids(model.text.input(item.prompt)) for item in items]
     order = sorted(range(len(items)), key=lambda i: len(inputs[i]), reverse=True)
@@ -78,10 +78,10 @@ def evaluate_split(
     seeing: Seeing = "own",
     record: Path | None = None,
 ) -> Scores:
-    """Predict and score a split, shared among processes; every process gets the scores.
+    """Predict and score a split; processes share the work, and each gets the scores.
 
     Args:
-        record: folder for the predictions as they come; what is there is not predicted again.
+        record: folder for predictions as they are made; those already there are not repeated.
     """
     rank, world = accelerator.process_index, accelerator.num_processes
     others = partners(items) if seeing == "blind" else items
@@ -124,13 +124,13 @@ def evaluate_split(
 
 
 def partners(items: Sequence[Item]) -> list[Item]:
-    """For each item another one, at random, whose media it is shown; the right answer may be the same.
+    """For each item, a random item with another file to show instead; its answer may be the same.
 
     Raises:
-        EPALMError: all items have the same media.
+        EPALMError: all items have the same file.
     """
     if len({item.media for item in items}) < 2:
-        raise EPALMError("The blind baseline needs items with different media, but all have the same.")
+        raise EPALMError("The blind baseline needs items with different files, but all have the same one.")
     found = []
     for item in items:
         rng = random.Random(f"blind/{item.id}")
@@ -142,7 +142,7 @@ def partners(items: Sequence[Item]) -> list[Item]:
 
 
 def kept_predictions(record: Path | None) -> dict[str, str]:
-    """What earlier runs predicted."""
+    """Predictions of earlier runs, by id."""
     paths = sorted(record.glob("*.jsonl")) if record is not None else []
     return {key: answer for path in paths for key, answer in read_json_lines(path)}
 
@@ -152,7 +152,7 @@ def kept_predictions(record: Path | None) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an evaluation does besides predicting and scoring."""
+    """Options of an evaluation."""
 
     blind: bool = False
     text_only: bool = False
@@ -163,11 +163,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The scores of a split with what they are compared with.
+    """The scores of a split, with everything they are compared with.
 
     Attributes:
-        name: stands for the manifest in the files' names.
-        others: the score of every item by id, of a baseline or another run.
+        name: identifies the manifest in file names.
+        others: the scores of a baseline or another run, by item id.
     """
 
     settings: Settings
@@ -179,7 +179,7 @@ class Evaluated:
     others: Mapping[str, Mapping[str, float]]
 
     def write(self, out: Path) -> None:
-        """Write metrics-NAME.json, and print the table and the comparisons."""
+        """Write metrics-NAME.json, and print the table and comparisons."""
         metric, paper = self.settings.metric, self.settings.paper
         own, spans = self.scores.of(metric), self.scores.intervals()
         compared = {key: found for key, other in self.others.items() if (found := compare(own, other))}
@@ -206,16 +206,16 @@ class Evaluated:
 
 
 def evaluate(settings: Settings, split: str, model: Path, wanted: Wanted) -> Scores:
-    """Evaluate the adapter in folder `model`; writes predictions and metrics as `train.results` names them.
+    """Evaluate the adapter in folder `model`; writes the files described in `train.results`.
 
     Raises:
-        EPALMError: the adapter was made for other parts than the settings name, or data is missing.
+        EPALMError: the adapter does not match the settings, or data is missing.
     """
     accelerator = Accelerator()
     device = str(accelerator.device)
     dataset, metric, out = find_dataset(settings.data.dataset), settings.metric, Path(settings.out)
     if wanted.submission and dataset.submission is None:
-        raise EPALMError(f"--submission: nobody has a server for {dataset.title} that this project knows.")
+        raise EPALMError(f"--submission: no evaluation server is known for {dataset.title}.")
     items = settings.items(split)
     ids = [item.id for item in items]
     theirs = None if wanted.against is None else scores_of_run(wanted.against, ids, metric)
@@ -261,7 +261,7 @@ def evaluate(settings: Settings, split: str, model: Path, wanted: Wanted) -> Sco
 
 
 def fingerprint(model: Path, settings: Settings, items: Sequence[Item]) -> str:
-    """What predictions depend on: adapter, decoding, precision, preprocessing, and items."""
+    """A hash of everything that predictions depend on: adapter, decoding, precision, preprocessing, items."""
     parts = hashlib.sha256()
     for name in (WEIGHTS, CONFIG):
         parts.update((model / name).read_bytes())
@@ -271,7 +271,7 @@ def fingerprint(model: Path, settings: Settings, items: Sequence[Item]) -> str:
 
 
 def forget_others(accelerator: Accelerator, record: Path, made_with: str) -> None:
-    """Remove kept predictions that another adapter made, or other items' ones."""
+    """Remove kept predictions that were made with another adapter, other settings or other items."""
     note = record / "made-with.txt"
     if accelerator.is_main_process and (not note.exists() or note.read_text() != made_with):
         shutil.rmtree(record, ignore_errors=True)
@@ -281,7 +281,7 @@ def forget_others(accelerator: Accelerator, record: Path, made_with: str) -> Non
 
 
 def check_adapter(found: AdapterConfig, settings: Settings, model: Path) -> None:
-    """Refuse an adapter that was made for something else than the settings name."""
+    """Refuse an adapter that does not match the settings."""
     for what, there, here in (
         ("language model", found.lm.id, settings.model.lm),
         ("encoder", found.encoder.id, settings.model.encoder),

@@ -1,11 +1,11 @@
-"""The training loop: batches from any source, an adapter, and a regime that says how it learns.
+"""The training loop: batches from any source, an adapter, and a regime that defines how it learns.
 
     checkpoint = Checkpoint.open(folder, identity_of(settings), resume=True)
     fit(settings, source, model, regime, checkpoint, validate)
 
-What a step trains on depends on the seed and the step's number alone, and the checkpoint is one file that
-appears whole or not at all. So a training that is stopped or killed at any moment, and started again, takes
-the same steps as one that was never stopped. `train.training` makes the parts from a settings file.
+What a step trains on depends only on the seed and the step's number, and the checkpoint is a single file that
+is written atomically. So a training that is stopped or killed at any moment and then resumed takes exactly
+the steps of one that was never stopped. `train.training` builds the parts from a settings file.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from train.regime import Regime, make_optimizer
 from train.run_folder import RunFolder
 from train.settings import Settings
 
-PASS_COST = {"cpu": 48, "cuda": 4096}  # what a pass through the LM costs before its first row, in rows
+PASS_COST = {"cpu": 48, "cuda": 4096}  # fixed cost of a pass through the LM, in token rows
 STOPPED = 130  # exit code after Ctrl-C or SIGTERM
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an adapter is worth after an epoch.
+    """The result of validating an adapter.
 
     Attributes:
-        value: chooses the best epoch; higher is better.
-        summary: what is said of it, such as "CIDEr 46.10".
-        loss: on the validation split, if it was computed.
+        value: selects the best epoch; higher is better.
+        summary: for the log, such as "CIDEr 46.10".
+        loss: the validation loss, if it was computed.
     """
 
     metrics: Mapping[str, float]
@@ -67,12 +67,12 @@ def fit(
     """Train `model.adapter` in place for `settings.optim.epochs` epochs of `source`.
 
     Args:
-        settings: `optim`, `evaluation.every`, `out` and `trackers` are read.
-        checkpoint: where the training begins, and where it is saved.
-        validate: called on all processes after an epoch; the best verdict's adapter is kept in best/.
-        encoder: what the features come from, if it is in memory; it is only counted.
+        settings: `optim`, `evaluation`, `out` and `trackers` are used.
+        checkpoint: the state to start from, and where to save it.
+        validate: called on all processes after an epoch; the best adapter is kept in best/.
+        encoder: the live encoder, if any; only its parameters are counted.
     Returns:
-        0, or 130 if it was told to stop, with its state saved.
+        0, or 130 if it was stopped, with its state saved.
     Raises:
         EPALMError: the loss became NaN or infinite, or the disk is full.
     """
@@ -82,7 +82,7 @@ def fit(
 
 
 class Trainable(nn.Module):
-    """The adapted LM with its training's loss. Its parameters are the adapter's alone."""
+    """The adapted LM with the training loss. Its only parameters are the adapter's."""
 
     def __init__(self, model: AdaptedLM, regime: Regime):
         super().__init__()
@@ -100,7 +100,7 @@ def losses(model: AdaptedLM, regime: Regime, batch: Batch) -> Tensor:
 
 
 class Loop:
-    """One training; arguments as of `fit`."""
+    """One training; see `fit` for the arguments."""
 
     def __init__(
         self,
@@ -129,11 +129,11 @@ class Loop:
             self.folder.begin(settings)
         else:
             self.folder.go_on(self.progress.step, self.adapter)
-            self.say(f"Going on at step {self.progress.step} of {self.steps}.")
+            self.say(f"Resuming at step {self.progress.step} of {self.steps}.")
         self.begun = time.monotonic() - self.progress.seconds
 
     def run(self) -> bool:
-        """Train to the end; True if told to stop before it."""
+        """Train to the end; True if stopped before it."""
         if self.settings.trackers:
             config, places = flat(comparable(self.settings)), {"wandb": {"dir": self.settings.out}}
             self.accelerator.init_trackers("epalm", config, places)
@@ -143,7 +143,7 @@ class Loop:
         with stopping() as stop, bar:
             for step in range(first, self.steps):
                 if self.improves_no_more():
-                    self.say(f"No epoch was better since {self.progress.best_epoch}: the training ends.")
+                    self.say(f"No improvement since epoch {self.progress.best_epoch}: stopping early.")
                     break
                 loss, count = self.step(step)
                 self.progress.step = step + 1
@@ -159,7 +159,7 @@ class Loop:
                     self.save()
                 if self.any_rank(stop["now"]):
                     self.save()
-                    self.say(f"Stopped at step {step + 1} of {self.steps}; go on with --resume.")
+                    self.say(f"Stopped at step {step + 1} of {self.steps}; continue with --resume.")
                     return True
         self.training(False)
         if first < self.progress.step:
@@ -169,9 +169,9 @@ class Loop:
         return False
 
     def step(self, step: int) -> tuple[float, int]:
-        """One optimizer step; returns its loss, the mean over all its examples, and about how many."""
+        """One optimizer step; returns its mean loss and approximately how many examples it had."""
         seed = random.Random(f"{self.optim.seed}/{step}/{self.accelerator.process_index}").getrandbits(40)
-        torch.manual_seed(seed)  # of dropout: a resumed run needs no other state
+        torch.manual_seed(seed)  # for dropout: a resumed run needs no other random state
         for group, rate in zip(self.optimizer.param_groups, self.rates(step), strict=True):
             group["lr"] = rate
         batch = self.source(step)
@@ -193,40 +193,42 @@ class Loop:
         return value, len(batch) * self.world
 
     def parts_of(self, batch: Batch) -> list[Batch]:
-        """What goes through the LM at once: `optim.batch` texts or fewer, of similar length where they may be
-        ordered. A perceptual token that sees the padding would see another one."""
+        """Split a batch into LM passes of at most `optim.batch` texts.
+
+        Texts are grouped by length unless the perceptual token sees padding, which would change the result.
+        """
         if self.adapted.pads_visible:
             return [*batch.parts(self.optim.accumulate, self.world)]
         cost = PASS_COST.get(self.accelerator.device.type, PASS_COST["cuda"])
         return [*batch.parts_by_length(self.optim.accumulate, self.world, cost)]
 
     def rates(self, step: int) -> list[float]:
-        """The learning rate of every group at a step."""
+        """Learning rate of every group at a step."""
         return self.regime.rates(self.groups, step, self.source.per_epoch)
 
     def training(self, mode: bool) -> None:
-        """Train or evaluate from now on: the frozen LM's dropout is the regime's choice."""
+        """Switch between training and evaluation; the regime decides about the frozen LM's dropout."""
         self.adapter.train(mode)
         self.adapted.lm.base.train(mode and self.regime.frozen_dropout)
 
     def refuse_not_finite(self, step: int, value: float) -> None:
-        """Stop with what is needed to look into it."""
+        """Stop, and write what is needed to investigate."""
         bad = {"step": step, "loss": str(value), "items": self.source.about(step)}
         file = self.folder.write("bad_step.json", bad)
         raise EPALMError(
-            f"The loss became {value} at step {step}; its items are in {file}: lower optim.lr, or train with "
-            "optim.precision bf16 or no."
+            f"The loss became {value} at step {step} (items in {file}): lower optim.lr, or set "
+            "optim.precision to bf16 or no."
         )
 
     # ---------------------------------------------------------------- validation and records
 
     def ends_epoch(self) -> bool:
-        """Whether the adapter is looked at now."""
+        """Whether to validate now."""
         epoch, rest = divmod(self.progress.step, self.source.per_epoch)
         return rest == 0 and (epoch % self.settings.evaluation.every == 0 or self.progress.step == self.steps)
 
     def validate(self) -> None:
-        """Keep the adapter in best/ if none was better."""
+        """Validate, and keep the adapter in best/ if it is the best so far."""
         if self.judge is None:
             return
         self.training(False)
@@ -239,7 +241,7 @@ class Loop:
         if progress.best is None or verdict.value > progress.best:
             progress.best, progress.best_epoch = verdict.value, epoch
             self.folder.keep_best(self.adapter, verdict.metrics)
-        best = "the best" if progress.best_epoch == epoch else f"the best was epoch {progress.best_epoch}"
+        best = "the best" if progress.best_epoch == epoch else f"best so far: epoch {progress.best_epoch}"
         self.say(f"Epoch {epoch} of {self.optim.epochs}: {verdict.summary} ({best})")
 
     def improves_no_more(self) -> bool:
@@ -290,11 +292,11 @@ class Loop:
         }
 
     def seconds(self) -> float:
-        """Since the training began, without the time between its runs."""
+        """Seconds of training, without the time between interrupted runs."""
         return time.monotonic() - self.begun
 
     def any_rank(self, stop: bool) -> bool:
-        """Whether any process was told to stop, so that all do at the same step."""
+        """Whether any process was told to stop, so that all stop at the same step."""
         if self.world == 1:
             return stop
         flag = torch.tensor(float(stop), device=self.accelerator.device)

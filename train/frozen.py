@@ -1,4 +1,4 @@
-"""The frozen parts of a training, and the adapter that it begins with."""
+"""The frozen models of a training, and its initial adapter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PRECISION = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def lm_config(settings: Settings) -> LMConfig:
-    """The LM that the settings name, with its sizes read from its own config.
+    """The LM named in the settings, with sizes from its own config.
 
     Raises:
         EPALMError: it cannot be found or read.
@@ -34,7 +34,7 @@ def lm_config(settings: Settings) -> LMConfig:
         config = AutoConfig.from_pretrained(source, revision=settings.model.lm_revision)
     except (OSError, ValueError) as error:
         raise EPALMError(
-            f"The language model {name} could not be found; check its name and the network ({reason(error)})."
+            f"The language model {name} was not found; check its name and the network ({reason(error)})."
         ) from error
     embed = getattr(config, "word_embed_proj_dim", config.hidden_size)
     return LMConfig(
@@ -50,10 +50,10 @@ def lm_config(settings: Settings) -> LMConfig:
 def load_frozen_lm(
     settings: Settings, config: LMConfig, device: str
 ) -> tuple[InjectedLM, PreTrainedTokenizerBase]:
-    """The LM in the precision of the training, and its tokenizer."""
+    """The LM in the training's precision, and its tokenizer."""
     lm, tokenizer = load_lm(config, device, PRECISION[settings.optim.precision], progress=say)
     if device == "cpu":
-        lm.set_attn_implementation("eager")  # its backward pass is faster than that of the fused one here
+        lm.set_attn_implementation("eager")  # its backward pass is faster than the fused one's here
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return InjectedLM(lm), tokenizer
@@ -68,9 +68,9 @@ def load_frozen_encoder(settings: Settings, device: str) -> Encoder:
 def new_adapter(
     settings: Settings, config: AdapterConfig, lm: InjectedLM, tokenizer: PreTrainedTokenizerBase
 ) -> Adapter:
-    """An untrained adapter; the same for the same seed.
+    """An untrained adapter; it depends only on the seed.
 
-    With `prompt_text` the soft prompt begins with the embeddings of its words (as far as they fit).
+    If `prompt_text` is set, the soft prompt starts as the embeddings of its words, as far as they fit.
     """
     torch.manual_seed(settings.optim.seed)
     adapter = Adapter(config)
@@ -83,12 +83,13 @@ def new_adapter(
 
 
 def start_from(adapter: Adapter, name: str) -> str:
-    """Copy what another adapter learned, as far as the two have the same parts; says which it was.
+    """Initialise an adapter from another one, as far as shapes match; returns a sentence for the log.
 
     Args:
-        name: an adapter or run folder (its last/), a hub id, a published model, "starter/image-caption".
+        name: an adapter folder, a run folder (uses last/), a hub id, a published model,
+            "starter/image-caption".
     Raises:
-        EPALMError: there is no such adapter, or it was made for another LM or encoder.
+        EPALMError: there is no such adapter, or it belongs to another LM or encoder.
     """
     folder = adapter_folder(name)
     other, own = Adapter.load(folder), adapter.config
@@ -97,18 +98,20 @@ def start_from(adapter: Adapter, name: str) -> str:
         ("encoder", other.config.encoder.id, own.encoder.id),
     ):
         if theirs != ours:
-            raise EPALMError(f"init_from: {name} was trained with the {what} {theirs}, but this uses {ours}.")
+            raise EPALMError(
+                f"init_from: {name} was trained with the {what} {theirs}, but this training uses {ours}."
+            )
     learned, new = other.state_dict(), adapter.state_dict()
     same = {key: value for key, value in learned.items() if key in new and new[key].shape == value.shape}
     if not same:
-        raise EPALMError(f"init_from: nothing in {name} has the shape of this training's adapter.")
+        raise EPALMError(f"init_from: no tensor of {name} has the shape that this training needs.")
     adapter.load_state_dict(same, strict=False)
     fresh = sorted({key.rpartition(".")[0] for key in new if key not in same})
-    return f"Starting from {name}" + (f"; new are {', '.join(fresh)}." if fresh else ".")
+    return f"Starting from {name}" + (f"; newly initialised: {', '.join(fresh)}." if fresh else ".")
 
 
 def adapter_folder(name: str) -> Path:
-    """The one folder of an adapter that a name stands for.
+    """The folder of the single adapter that a name refers to.
 
     Raises:
         EPALMError: there is none, or several.
@@ -121,7 +124,9 @@ def adapter_folder(name: str) -> Path:
         return folders[part]
     if len(folders) == 1 and not part:
         return next(iter(folders.values()))
-    raise EPALMError(f"{name} is not one adapter: name one of {', '.join(f'{model}/{n}' for n in folders)}.")
+    raise EPALMError(
+        f"{name} has several adapters: name one of {', '.join(f'{model}/{n}' for n in folders)}."
+    )
 
 
 def say(message: str) -> None:

@@ -1,4 +1,4 @@
-"""What a training meets on its machine: devices and processes, signals, memory."""
+"""Devices and processes, signals, and memory of the machine that a training runs on."""
 
 from __future__ import annotations
 
@@ -22,12 +22,10 @@ def new_accelerator(settings: Settings) -> Accelerator:
     """The devices and processes to train on.
 
     Raises:
-        EPALMError: they do not have the precision, or a tracker's package is missing.
+        EPALMError: the device does not support the precision, or a tracker's package is missing.
     """
     if settings.optim.precision == "fp16" and not torch.cuda.is_available():
-        raise EPALMError(
-            "optim.precision fp16 needs a GPU, which scales its losses: use bf16 or no on this machine."
-        )
+        raise EPALMError("optim.precision fp16 needs a GPU: use bf16 or no on this machine.")
     packages = {"tensorboard": "tensorboard", "wandb": "wandb"}
     for name in settings.trackers:
         try:
@@ -43,7 +41,7 @@ def new_accelerator(settings: Settings) -> Accelerator:
 
 @contextmanager
 def stopping() -> Iterator[dict[str, bool]]:
-    """Ctrl-C and SIGTERM set ["now"], so that a step ends and is saved; a second one ends at once."""
+    """Ctrl-C and SIGTERM set ["now"], so that the current step is finished and saved; a second one exits."""
     stop = {"now": False}
 
     def ask(number: int, frame: Any) -> None:
@@ -60,7 +58,7 @@ def stopping() -> Iterator[dict[str, bool]]:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Highest memory use so far in MB: of the GPU, else of the process."""
+    """Peak memory use so far in MB, of the GPU if there is one, otherwise of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
@@ -73,9 +71,10 @@ def device_name(device: torch.device) -> str:
 
 
 def pack_where_there_is_room(lm: nn.Module) -> None:
-    """Lay out a frozen LM's weights for a CPU, if they and their two copies take at most half of its memory.
+    """Pack a frozen LM's weights for a CPU, if they and their two copies fit into half of the machine's
+    memory.
 
-    Not what is free counts but all that the machine has, so that a resumed training computes the same.
+    Total rather than free memory decides, so that a resumed training computes exactly the same.
     """
     size = sum(p.numel() * p.element_size() for p in lm.parameters() if p.device.type == "cpu")
     if size and 3 * size <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2:
@@ -83,5 +82,5 @@ def pack_where_there_is_room(lm: nn.Module) -> None:
 
 
 def memory_full(setting: str, value: int, more: str = "") -> EPALMError:
-    """What to say when the device's memory is full."""
-    return EPALMError(f"The device's memory is full with {setting}={value}: halve it{more}.")
+    """The error to raise when the device is out of memory."""
+    return EPALMError(f"The device ran out of memory with {setting}={value}: halve it{more}.")

@@ -1,4 +1,4 @@
-"""How far something slow is: one line on a terminal, and a line now and then where nobody watches."""
+"""Progress bars for slow work: one line on a terminal, otherwise a line every half minute."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-EVERY = 30.0  # seconds between lines where nobody watches
+EVERY = 30.0  # seconds between lines when not on a terminal
 
 
 def bar(what: str, total: int | None = None, unit: str = "", done: int = 0) -> Any:
-    """A progress bar that appears after a second; for a `with`, and `update(n)`.
+    """A progress bar that appears after a second; use it in a `with` block and call `update(n)`.
 
     Args:
-        what: is done, such as "reading train.jsonl".
-        total: None if nobody knows it.
-        unit: "B" counts bytes in kilo and mega.
-        done: of the total already.
+        what: the work, such as "reading train.jsonl".
+        total: None if unknown.
+        unit: "B" counts bytes with SI prefixes.
+        done: how much of the total is already done.
     """
     return tqdm(
         desc=what,
@@ -29,5 +29,5 @@ def bar(what: str, total: int | None = None, unit: str = "", done: int = 0) -> A
         delay=1.0,
         mininterval=0.2 if sys.stderr.isatty() else EVERY,
         leave=False,
-        disable=os.environ.get("RANK", "0") != "0",  # one process of a group is enough
+        disable=os.environ.get("RANK", "0") != "0",  # only one process of a group shows it
     )

@@ -1,18 +1,18 @@
-"""The two ways to train an adapter, one class each: as the original did, and corrected.
+"""The two ways to train an adapter, one class each: as the original did it, and corrected.
 
 `Original` (`reference: true`)
     questions: connectors at lr, scheduled, weight decay on biases too; soft prompt at prompt_lr, constant;
-    captions: biases at lr, scheduled, no decay; matrices at lr, constant, the soft prompt too;
-    a warm-up that rises at iterations 100, 200, … of the first epoch, then half a cosine, a value per epoch;
-    texts padded on the right, all tokens learned, their losses summed and multiplied by 0.1;
-    each different answer with weight 0.3, 0.6, 0.9 or 1, if 1, 2, 3 or more people gave it;
-    no clipping; the frozen parts drop out, as they did in their own training.
+    captions: biases at lr, scheduled, no decay; matrices and soft prompt at lr, constant;
+    warm-up in steps at iterations 100, 200, … of the first epoch, then half a cosine, one value per epoch;
+    texts padded on the right, loss on all tokens, summed and multiplied by 0.1;
+    answers drawn with weight 0.3, 0.6, 0.9 or 1, for 1, 2, 3 or more people who gave them;
+    no gradient clipping; dropout in the frozen models, as in their own training.
 
 `Corrected`
-    connectors at lr and the soft prompt at prompt_lr, both scheduled; weight decay on matrices alone;
-    a linear warm-up, then half a cosine, step by step;
-    texts padded on the left, the answer's tokens alone are learned, their losses averaged;
-    one of the people's answers; gradients clipped; the frozen parts do not drop out.
+    connectors at lr and soft prompt at prompt_lr, both scheduled; weight decay on matrices only;
+    linear warm-up, then half a cosine, updated every step;
+    texts padded on the left, loss on the answer's tokens only, averaged;
+    one human answer, drawn uniformly; gradients clipped; no dropout in the frozen models.
 
 regime = regime_of(settings)
 groups = regime.groups(adapter)
@@ -39,7 +39,7 @@ from train.settings import Optim, Settings
 ORIGINAL_WEIGHT = 0.1  # of the original's loss
 BLOCK = 100  # iterations per step of the original's warm-up
 
-Texts = Sequence[tuple[str, str]]  # input and output of each training example
+Texts = Sequence[tuple[str, str]]  # input and output of each example
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Group:
     """Parameters that share a learning rate.
 
     Attributes:
-        lr: at its highest.
-        scheduled: whether the rate changes.
+        lr: peak learning rate.
+        scheduled: whether the rate follows the schedule or stays constant.
     """
 
     names: tuple[str, ...]
@@ -58,11 +58,11 @@ class Group:
 
 
 class Regime(ABC):
-    """What a training does with an adapter's parameters, with texts and with losses.
+    """How a training treats parameters, texts and losses.
 
     Attributes:
-        clip: largest norm of the gradient, or None.
-        frozen_dropout: whether the frozen LM and a frozen TimeSformer drop out while the adapter trains.
+        clip: largest gradient norm, or None.
+        frozen_dropout: whether dropout is on in the frozen LM and a frozen TimeSformer during training.
     """
 
     frozen_dropout: bool
@@ -72,7 +72,7 @@ class Regime(ABC):
         self.clip: float | None = optim.clip
 
     def groups(self, adapter: nn.Module) -> list[Group]:
-        """Which trained parameters share a rate, in the optimizer's order."""
+        """The parameter groups, in the optimizer's order."""
         trained = {name: p for name, p in adapter.named_parameters() if p.requires_grad}
         return [group for group in self._groups(trained) if group.names]
 
@@ -81,28 +81,28 @@ class Regime(ABC):
 
     @abstractmethod
     def rates(self, groups: Sequence[Group], step: int, per_epoch: int) -> list[float]:
-        """The rate of every group at an optimizer step, counted from 0; an epoch has `per_epoch` of them."""
+        """Learning rate of every group at an optimizer step (from 0); an epoch has `per_epoch` steps."""
 
     @abstractmethod
     def answer(self, item: Item, rng: random.Random) -> str:
-        """The answer of an item that is trained on this time."""
+        """The answer of an item to train on this time."""
 
     @abstractmethod
     def text_batch(self, texts: Texts, text: TaskText) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids, mask and labels, (B, T) each; -100 labels what is not learned."""
+        """Ids, mask and labels, (B, T) each; labels are -100 where there is no loss."""
 
     @abstractmethod
     def loss(self, per_token: Tensor, labels: Tensor) -> Tensor:
         """The loss of each text, (B,).
 
         Args:
-            per_token: (B, T - 1) cross-entropy of all tokens but the first, 0 where nothing is learned.
+            per_token: (B, T - 1) cross-entropy of all tokens but the first, 0 where labels are -100.
             labels: (B, T).
         """
 
 
 class Original(Regime):
-    """As the published adapters were trained, choices that look unintended included."""
+    """As the published adapters were trained, including choices that look unintended."""
 
     frozen_dropout = True
 
@@ -129,7 +129,7 @@ class Original(Regime):
         return [self._rate(group.lr, epoch, iteration) if group.scheduled else group.lr for group in groups]
 
     def _rate(self, lr: float, epoch: int, iteration: int) -> float:
-        """Of a scheduled group at an iteration of an epoch."""
+        """Rate of a scheduled group at an iteration of an epoch."""
         optim, blocks = self.optim, self.optim.warmup_blocks
         if epoch == 0:
             done = min(max(0, math.ceil(iteration / BLOCK) - 1), blocks) if iteration else 0
@@ -137,7 +137,7 @@ class Original(Regime):
         return optim.min_lr + 0.5 * (lr - optim.min_lr) * (1 + math.cos(math.pi * epoch / optim.epochs))
 
     def answer(self, item: Item, rng: random.Random) -> str:
-        """As often as the original's soft scores say."""
+        """Drawn in proportion to the original's soft scores."""
         counts = Counter(item.answers)
         return rng.choices(list(counts), [min(1.0, 0.3 * count) for count in counts.values()])[0]
 
@@ -149,7 +149,7 @@ class Original(Regime):
 
 
 class Corrected(Regime):
-    """What everything new is trained with."""
+    """The default for new adapters."""
 
     frozen_dropout = False
 
@@ -166,7 +166,7 @@ class Corrected(Regime):
         return [group.lr * factor for group in groups]
 
     def _factor(self, step: int, steps: int) -> float:
-        """What the rates are multiplied with: a linear rise, then half a cosine."""
+        """The schedule: a linear rise, then half a cosine."""
         optim, warmup = self.optim, round(self.optim.warmup * steps)
         low, start = optim.min_lr / optim.lr, optim.warmup_lr / optim.lr
         if step < warmup:
@@ -185,7 +185,7 @@ class Corrected(Regime):
 
 
 def regime_of(settings: Settings) -> Regime:
-    """The one that the settings ask for."""
+    """The regime that the settings select."""
     regime = Original if settings.reference else Corrected
     return regime(settings.optim, settings.task.name)
 
@@ -194,19 +194,19 @@ def regime_of(settings: Settings) -> Regime:
 
 
 def connector_and_prompt(trained: dict[str, nn.Parameter]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of an adapter's trained parameters by part."""
+    """Names of the connectors' and of the soft prompt's trained parameters."""
     prompt = tuple(name for name in trained if name.startswith("prompt"))
     return tuple(name for name in trained if name not in prompt), prompt
 
 
 def vectors_and_matrices(trained: dict[str, nn.Parameter]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of biases and the like, and of everything else."""
+    """Names of one-dimensional parameters such as biases, and of all others."""
     vectors = tuple(name for name, p in trained.items() if p.ndim == 1)
     return vectors, tuple(name for name in trained if name not in vectors)
 
 
 def make_optimizer(adapter: nn.Module, groups: Sequence[Group]) -> torch.optim.AdamW:
-    """AdamW with betas (0.9, 0.999) and eps 1e-8, as the original's; rates are set before every step."""
+    """AdamW with betas (0.9, 0.999) and eps 1e-8 as in the original; rates are set before every step."""
     parameters = dict(adapter.named_parameters())
     return torch.optim.AdamW(
         [
@@ -221,7 +221,7 @@ def make_optimizer(adapter: nn.Module, groups: Sequence[Group]) -> torch.optim.A
 
 
 def whole_texts(texts: Texts, text: TaskText) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, mask and labels of whole texts, padded on the right: every token is learned."""
+    """Ids, mask and labels of whole texts, padded on the right; every token has a loss."""
     rows = [text.ids(before + after) for before, after in texts]
     width, pad = max(map(len, rows)), text.pad_id
     ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
@@ -230,7 +230,7 @@ def whole_texts(texts: Texts, text: TaskText) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def answers(texts: Texts, text: TaskText) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, mask and labels, padded on the left, so that all texts end in one column: outputs are learned."""
+    """Ids, mask and labels, padded on the left so that all texts end together; only outputs have a loss."""
     return pad_pairs([(text.ids(before), without_start(text, after)) for before, after in texts], text.pad_id)
 
 
@@ -249,6 +249,6 @@ def pad_pairs(rows: Sequence[tuple[list[int], list[int]]], pad_id: int) -> tuple
 
 
 def without_start(text: TaskText, output: str) -> list[int]:
-    """Ids of an output, without the start token that some tokenizers put in front of every text."""
+    """Ids of an output, without the start token that some tokenizers prepend to every text."""
     ids, start = text.ids(output), text.ids("")
     return ids[len(start) :] if start and ids[: len(start)] == start else ids

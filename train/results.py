@@ -1,7 +1,7 @@
-"""The files that an evaluation leaves in a run folder, each with the manifest that it belongs to.
+"""The files that an evaluation writes into a run folder, named after the manifest.
 
-predictions-test.jsonl, metrics-test.json       of the run's own test manifest
-predictions-test-NAME-1a2b3c4d.jsonl, …         of another one, NAME.jsonl: neither overwrites the other
+predictions-test.jsonl, metrics-test.json       for the run's own test manifest
+predictions-test-NAME-1a2b3c4d.jsonl, …         for another manifest, NAME.jsonl; neither overwrites the other
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from train.data.manifest import Item
 
 
 def result_name(out: Path, split: str, manifest: str) -> str:
-    """What stands for a manifest in the files' names: the split, if the run has no other one for it."""
+    """The part of the file names that identifies a manifest: the split if it is the run's own manifest."""
     own = own_manifest(out, split)
     if own is None or resolved(own) == resolved(manifest):
         return split
@@ -30,14 +30,14 @@ def result_name(out: Path, split: str, manifest: str) -> str:
 
 
 def own_manifest(out: Path, split: str) -> str | None:
-    """The manifest that `metrics-SPLIT.json` is for: the training's, else the one evaluated first."""
+    """The manifest that `metrics-SPLIT.json` belongs to: the training's, or else the first one evaluated."""
     try:
         settings = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
         found = settings["data"][split]
         if isinstance(found, str):
             return found
     except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
-        pass  # not trained here
+        pass  # no training in this folder
     try:
         found = json.loads((out / f"metrics-{split}.json").read_bytes())["manifest"]
         return found if isinstance(found, str) else None
@@ -52,7 +52,7 @@ def resolved(manifest: str) -> str:
 def write_predictions(
     path: Path, items: Sequence[Item], predictions: Mapping[str, str], samples: Mapping[str, float]
 ) -> None:
-    """All predictions in the items' order, with their scores by id."""
+    """Write all predictions in the order of the items, with their scores."""
     rows = (
         {
             "id": item.id,
@@ -68,7 +68,7 @@ def write_predictions(
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
-    """The rows of a predictions file, in the items' order.
+    """The rows of a predictions file, in the order of the items.
 
     Raises:
         EPALMError: it cannot be read or is damaged.
@@ -82,7 +82,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
 def write_submission(
     out: Path, split: str, dataset: Dataset, items: Sequence[Item], predictions: Mapping[str, str]
 ) -> Path:
-    """The file that the benchmark's server takes; the benchmark must have one.
+    """Write the file for the benchmark's evaluation server; the benchmark must have one.
 
     Raises:
         EPALMError: an item's id is not one of the benchmark's.
@@ -92,8 +92,8 @@ def write_submission(
         entries = [dataset.submission.entry(item, predictions[item.id]) for item in items]
     except ValueError as error:
         raise EPALMError(
-            f"A submission to {dataset.title} needs its own numbers as ids ({reason(error)}): use a manifest "
-            f"that `prepare {dataset.name}` made."
+            f"A submission to {dataset.title} needs the benchmark's numeric ids ({reason(error)}): use a "
+            f"manifest made by `prepare {dataset.name}`."
         ) from error
     path = out / dataset.submission.name(split)
     write_atomic(path, [json.dumps(entries, ensure_ascii=False) + "\n"])

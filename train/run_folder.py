@@ -1,4 +1,4 @@
-"""The folder of a training: its settings, log, adapters and cost, and who may work in it.
+"""The folder of a training: its settings, log, adapters and cost, and the lock on it.
 
 config.yaml     all settings, defaults included
 log.jsonl       a row per step (loss, rates, items/s, memory) and per validation (metrics)
@@ -25,10 +25,10 @@ from train.settings import Settings, save_settings
 
 
 class RunFolder:
-    """What a training leaves behind.
+    """The files that a training writes.
 
     Args:
-        writes: whether this is the process that writes; the others do nothing here.
+        writes: whether this is the process that writes; in the others all methods do nothing.
     """
 
     def __init__(self, path: Path, writes: bool = True):
@@ -36,18 +36,18 @@ class RunFolder:
         self.log_file = path / "log.jsonl"
 
     def begin(self, settings: Settings) -> None:
-        """A training's first step comes next."""
+        """Prepare the folder for a new training."""
         if self.writes:
             self.path.mkdir(parents=True, exist_ok=True)
             save_settings(settings, self.path / "config.yaml")
             self.log_file.unlink(missing_ok=True)
 
     def go_on(self, step: int, adapter: Adapter) -> None:
-        """A training goes on after `step`: what was logged later is dropped."""
+        """Prepare the folder for continuing after `step`: drops everything logged later."""
         if self.writes:
             logged = read_json_lines(self.log_file) if self.log_file.exists() else []
             write_json_lines(self.log_file, [row for row in logged if row["step"] <= step])
-            adapter.save(self.path / "last")  # the process may have been killed between it and the checkpoint
+            adapter.save(self.path / "last")  # it may have been killed after writing the checkpoint
 
     def log(self, row: Mapping[str, Any]) -> None:
         if self.writes:
@@ -55,7 +55,7 @@ class RunFolder:
                 log.add(row)
 
     def keep_best(self, adapter: Adapter, metrics: Mapping[str, float]) -> None:
-        """Save best/, with its metrics in its config.json."""
+        """Save best/, with the metrics in its config.json."""
         if self.writes:
             config = adapter.config
             rounded = {key: round(value, 4) for key, value in metrics.items()}
@@ -64,7 +64,7 @@ class RunFolder:
             adapter.config = config
 
     def write(self, name: str, content: Any) -> Path:
-        """A JSON file of this name."""
+        """Write a JSON file of this name."""
         if self.writes:
             write_json(self.path / name, content)
         return self.path / name
@@ -72,12 +72,12 @@ class RunFolder:
 
 @contextmanager
 def exclusive(out: Path) -> Iterator[None]:
-    """Keep a run folder to this command, which may have several processes.
+    """Lock a run folder for this command, which may have several processes.
 
     Raises:
-        EPALMError: another command works in it, or it cannot be written.
+        EPALMError: another command is using it, or it cannot be written.
     """
-    if int(os.environ.get("RANK", "0")):  # the first process holds it for all
+    if int(os.environ.get("RANK", "0")):  # the first process holds the lock for all
         yield
         return
     lock = FileLock(out / ".lock")
@@ -86,7 +86,7 @@ def exclusive(out: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise EPALMError(
-            f"Another command is working in {out}: wait until it is done, or choose another folder with "
+            f"Another command is using {out}: wait until it has finished, or choose another folder with "
             "--set out=FOLDER."
         ) from error
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What predictions are worth: a benchmark's metrics, their intervals, and comparisons with others."""
+"""Score predictions: a benchmark's metrics, their intervals, and comparisons."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from train.results import read_predictions
 
 @dataclass(frozen=True)
 class Scores:
-    """Metrics of a split as fractions, the scores of every item, and why metrics are missing."""
+    """Metrics of a split as fractions, the scores of every item, and reasons for missing metrics."""
 
     metrics: dict[str, float]
     samples: dict[str, dict[str, float]]  # by id, then by metric
     absent: dict[str, str] = field(default_factory=dict)
-    counts: tuple[BleuCounts, ...] = ()  # of captions, in the order of the samples
+    counts: tuple[BleuCounts, ...] = ()  # for captions, in the order of the samples
 
     def of(self, metric: str) -> dict[str, float]:
-        """One metric of every item, by id; empty where it is not known."""
+        """One metric of every item, by id; empty if it was not computed."""
         return {key: scores[metric] for key, scores in self.samples.items() if metric in scores}
 
     def intervals(self) -> dict[str, Interval]:
-        """95 % intervals of the metrics that can be resampled; METEOR of a corpus cannot."""
+        """95 % intervals of the metrics that can be resampled; corpus METEOR cannot."""
         means = {
             metric: list(self.of(metric).values())
             for metric in self.metrics
@@ -40,11 +40,11 @@ class Scores:
 
 
 def score(task: Task, items: Sequence[Item], predictions: Mapping[str, str], java: bool) -> Scores:
-    """Metrics of a benchmark's predictions; none where the split comes without answers.
+    """Metrics of a benchmark's predictions; none if the split has no answers.
 
     Args:
-        predictions: text by item id, of all items.
-        java: also the metrics that need Java.
+        predictions: text by id, for all items.
+        java: also compute the metrics that need Java.
     """
     if not any(item.answers for item in items):
         return Scores({}, {}, dict.fromkeys(task.metrics, "the split has no answers to compare with."))
@@ -58,7 +58,7 @@ def score(task: Task, items: Sequence[Item], predictions: Mapping[str, str], jav
 
 
 def groups_of(items: Sequence[Item], samples: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Each grouping of the items, such as by question type: the mean score of every group."""
+    """The mean score of every group, for each grouping of the items, such as by question type."""
     groupings = sorted({name for item in items for name in item.group})
     return {
         name: by_group(samples, {item.id: item.group[name] for item in items if name in item.group})
@@ -67,7 +67,7 @@ def groups_of(items: Sequence[Item], samples: Mapping[str, float]) -> dict[str, 
 
 
 def compare(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Paired | None:
-    """The paired test of two scores by id; None where nothing was scored."""
+    """A paired test of two sets of scores by id; None if nothing was scored."""
     if not ours:
         return None
     return paired(list(ours.values()), [theirs[key] for key in ours])
@@ -77,7 +77,7 @@ def scores_of_run(folder: Path, ids: Sequence[str], metric: str) -> dict[str, fl
     """The score of every item in another run's predictions.
 
     Raises:
-        EPALMError: the run has no scored predictions of these items.
+        EPALMError: the run has no scored predictions for these items.
     """
     for path in sorted(folder.glob("predictions-*.jsonl")):
         try:
@@ -90,8 +90,8 @@ def scores_of_run(folder: Path, ids: Sequence[str], metric: str) -> dict[str, fl
         if found.keys() == set(ids) and used in (metric, None) and None not in found.values():
             return found
     raise EPALMError(
-        f"{folder} has no predictions of these {len(ids):,} items that are scored by {metric}: evaluate that "
-        "run on the same manifest first."
+        f"{folder} has no predictions for these {len(ids):,} items scored by {metric}: evaluate that run on "
+        "the same manifest first."
     )
 
 
@@ -110,7 +110,7 @@ def table(
     spans: Mapping[str, Interval],
     others: Mapping[str, Mapping[str, float]],
 ) -> str:
-    """The metrics times 100 with their intervals, beside baselines and the paper's numbers."""
+    """The metrics × 100 with their intervals, next to baselines and the paper's numbers."""
     lines = [["metric", "this adapter", *(["95 %"] if spans else []), *others]]
     for metric, value in metrics.items():
         line = [metric, f"{100 * value:.2f}"]

@@ -1,4 +1,4 @@
-"""The YAML file of a training: small typed dataclasses; unknown keys are errors naming the closest valid one.
+"""A training's YAML file as typed dataclasses; unknown keys are errors that name the closest valid one.
 
 settings = load_settings(Path("train/configs/image/coco-caption-opt-2.7b.yaml"), ["optim.lr=1e-4"])
 """
@@ -36,7 +36,7 @@ LONGEST_WARMUP = 0.5  # a training that is all warm-up never reaches its learnin
 
 @dataclass(frozen=True)
 class Model:
-    """The adapter's shape and its frozen parts; sizes are read from the parts themselves."""
+    """The adapter's shape and its frozen models; sizes are read from the models."""
 
     lm: str  # hub id, folder or starter backbone
     encoder: str
@@ -55,7 +55,7 @@ class Model:
 
 @dataclass(frozen=True)
 class MoreData:
-    """A further training set of the same modality, perhaps with another task, for the same adapter."""
+    """An additional training set of the same modality for the same adapter, possibly with another task."""
 
     train: str
     weight: float = 1.0  # how often each of its items is seen in an epoch, on average
@@ -64,16 +64,16 @@ class MoreData:
 
 @dataclass(frozen=True)
 class Data:
-    """Manifests and the cache of features."""
+    """Manifests and the feature cache."""
 
     dataset: str  # a benchmark's name, which fixes task, modality and metrics
     train: str
     val: str
     test: str | None = None
-    cache: str | None = None  # None encodes the media in every epoch
-    draws: int = 0  # augmented views per medium that training draws from; 0 = the medium as it is
+    cache: str | None = None  # None: encode the files in every epoch
+    draws: int = 0  # augmented views per file to train on; 0 = the file as it is
     workers: int = 4
-    more: tuple[MoreData, ...] = ()  # learned together with `train`
+    more: tuple[MoreData, ...] = ()  # trained together with `train`
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class Optim:
     prompt_lr: float
     min_lr: float = 0.0
     warmup_lr: float = 0.0
-    warmup: float = 0.1  # share of the optimizer steps in which the rates rise; not in `reference` mode
-    warmup_blocks: int = 0  # of 100 iterations of the first epoch, in `reference` mode
+    warmup: float = 0.1  # share of the optimizer steps with rising rates; unused in `reference` mode
+    warmup_blocks: int = 0  # `reference` mode: blocks of 100 iterations in the first epoch
     weight_decay: float = 0.02
     accumulate: int = 1  # forward passes per optimizer step
     clip: float | None = 1.0  # largest gradient norm
@@ -98,13 +98,13 @@ class Optim:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How often and on how much a training is evaluated."""
+    """How often a training is validated, and on how many items."""
 
     batch: int = 16
-    limit: int | None = None  # items of the validation split that choose the best epoch
-    every: int = 1  # epochs between two validations; the last epoch always has one
-    patience: int | None = None  # validations without a better one, after which the training ends
-    metric: str | None = None  # chooses the best epoch and is compared; None: the benchmark's first one
+    limit: int | None = None  # items of the validation split used to select the best epoch
+    every: int = 1  # epochs between validations; the last epoch is always validated
+    patience: int | None = None  # stop after this many validations without improvement
+    metric: str | None = None  # selects the best epoch and is compared; None: the benchmark's first one
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ class Settings:
     evaluation: Evaluation = Evaluation()
     reference: bool = False  # the original's optimizer groups, schedule, loss and dropout
     limit: float = 1.0  # fraction of the training items, the same for the same seed
-    # Start from this adapter, not from a new one: a run or adapter folder, a hub id, "starter/image-caption".
+    # Start from this adapter instead of a new one: a run or adapter folder, a hub id,
+    # "starter/image-caption".
     init_from: str | None = None
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     paper: dict[str, float] = field(default_factory=dict)  # the paper's numbers, as fractions
@@ -137,9 +138,9 @@ class Settings:
                 f"evaluation.metric is {self.evaluation.metric!r}, but {dataset.name} has "
                 f"{', '.join(dataset.metrics)}."
             )
-        assert self.recipe  # refuses an unknown one
+        assert self.recipe  # raises if it is unknown
         if not 0 < self.limit <= 1:
-            raise EPALMError(f"limit is {self.limit}, but it must be a fraction above 0 and up to 1.")
+            raise EPALMError(f"limit is {self.limit}, but it must be a fraction above 0 and at most 1.")
         least = {
             "optim": {"epochs": 1, "batch": 1, "accumulate": 1, "save_every": 1, "warmup_blocks": 0},
             "evaluation": {"batch": 1, "every": 1, "limit": 1, "patience": 1},
@@ -153,15 +154,15 @@ class Settings:
                     raise EPALMError(f"{part}.{name} must be at least {smallest}, but it is {value}.")
         if not 0 <= self.optim.warmup <= LONGEST_WARMUP:
             raise EPALMError(
-                f"optim.warmup is {self.optim.warmup:g}, but it is the share of the steps in which the rates "
-                f"rise, such as 0.1, and at most {LONGEST_WARMUP}."
+                f"optim.warmup is {self.optim.warmup:g}, but it is a share of the steps, such as 0.1, and at "
+                f"most {LONGEST_WARMUP}."
             )
         for more in self.data.more:
             if more.weight <= 0:
                 raise EPALMError(f"The weight of {more.train} must be above 0, but it is {more.weight:g}.")
             if more.task is not None and more.task.modality != self.task.modality:
                 raise EPALMError(
-                    f"{more.train} is for {more.task.modality}, but the adapter of this training perceives "
+                    f"The task of {more.train} is for {more.task.modality}, but this training is for "
                     f"{self.task.modality}."
                 )
         for name in ("lr", "prompt_lr"):
@@ -176,10 +177,10 @@ class Settings:
         return find_recipe(self.task.modality, self.model.recipe, self.model.encoder)
 
     def items(self, split: str) -> list[Item]:
-        """The items of the split named "train", "val" or "test".
+        """The items of the split "train", "val" or "test".
 
         Raises:
-            EPALMError: the settings name no such split, or its manifest is wrong.
+            EPALMError: the settings do not name this split, or its manifest is invalid.
         """
         path = getattr(self.data, split)
         if path is None:
@@ -188,11 +189,11 @@ class Settings:
 
     @property
     def metric(self) -> str:
-        """The metric that chooses the best epoch."""
+        """The metric that selects the best epoch."""
         return self.evaluation.metric or find_dataset(self.data.dataset).metrics[0]
 
     def encoder_config(self, widths: Sequence[int]) -> EncoderConfig:
-        """What the adapter reads of the encoder.
+        """The encoder part of the adapter's config.
 
         Args:
             widths: of the encoder's features, one per layer.
@@ -204,13 +205,13 @@ class Settings:
         return EncoderConfig(model.encoder, model.feature_layers, used, model.encoder_revision)
 
     def adapter_config(self, lm: LMConfig, widths: Sequence[int]) -> AdapterConfig:
-        """What the adapter's config.json will say.
+        """The adapter's config.json.
 
         Args:
             lm: the LM and its sizes.
             widths: of the encoder's features, one per layer.
         Raises:
-            EPALMError: LM or encoder have no such layers.
+            EPALMError: the LM or the encoder has no such layers.
         """
         model = self.model
         return AdapterConfig(
@@ -233,42 +234,42 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
         overrides: "a.b=value", with the value in YAML.
 
     Raises:
-        EPALMError: no such file, no YAML, unknown or missing keys, values of another type.
+        EPALMError: the file is missing or not YAML, or keys or values are wrong.
     """
     content = read_yaml(path)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
-            raise EPALMError(f"--set {override!r} is no setting: write it as optim.lr=1e-4.")
+            raise EPALMError(f"--set {override!r} is not a setting: write it as optim.lr=1e-4.")
         *parents, last = key.strip().split(".")
         place = content
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise EPALMError(f"--set {override!r}: {parent!r} is a value and has no settings in it.")
+                raise EPALMError(f"--set {override!r}: {parent!r} is a value, not a group of settings.")
         place[last] = yaml.load(value, Loader)
     return from_dict(Settings, content, str(path))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The named settings of a file.
+    """The content of a YAML file of named settings.
 
     Raises:
-        EPALMError: no such file, no YAML, or no names in it.
+        EPALMError: the file is missing, is not YAML, or has no named settings.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise EPALMError(f"The settings {path} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise EPALMError(f"{path} is no valid YAML ({reason(error)}).") from error
+        raise EPALMError(f"{path} is not valid YAML ({reason(error)}).") from error
     if not isinstance(content, dict):
         raise EPALMError(f"{path} must have named settings, such as `model:`, but it has {content!r}.")
     return content
 
 
 class Loader(yaml.SafeLoader):
-    """YAML 1.2's plain values: `no` is a word and 1e-4 a number, which YAML 1.1 takes the other way round."""
+    """YAML with plain values as in YAML 1.2: `no` is a string and 1e-4 a number, unlike in YAML 1.1."""
 
 
 Loader.yaml_implicit_resolvers = {

@@ -1,6 +1,6 @@
-"""`python -m train fit CONFIG`, also under `accelerate launch -m`: a training as its settings say.
+"""`python -m train fit CONFIG`, also under `accelerate launch -m`: run a training from its settings.
 
-This makes the parts (frozen LM, features, batches, regime, adapter) and hands them to `train.fit`.
+Builds the parts (frozen LM, features, batches, regime, adapter) and passes them to `train.fit`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from train.regime import Regime, regime_of
 from train.run_folder import exclusive
 from train.settings import Settings, load_settings
 
-MEANS_FROM = 32  # steps
+MEANS_FROM = 32  # steps whose features are averaged
 
 
 def train(settings: Settings, resume: bool = False) -> int:
-    """Train; returns 0, or 130 if it was told to stop.
+    """Train; returns 0, or 130 if it was stopped.
 
     Raises:
-        EPALMError: settings, data or parts do not fit together, or as `fit`.
+        EPALMError: settings, data and models do not match; or see `fit`.
     """
     accelerator = new_accelerator(settings)
     device, world = str(accelerator.device), accelerator.num_processes
@@ -46,7 +46,7 @@ def train(settings: Settings, resume: bool = False) -> int:
     val = settings.items("val")[: settings.evaluation.limit]
     refuse_unanswered("data.train", items)
     refuse_unanswered("data.val", val)
-    # Before anything is loaded: a training that cannot go on says so at once.
+    # Before loading any model, so that a training that cannot continue fails at once.
     identity = identity_of(settings, **items_identity(items, items_per_step(settings, world)))
     checkpoint = Checkpoint.open(Path(settings.out), identity, resume)
 
@@ -72,7 +72,7 @@ def train(settings: Settings, resume: bool = False) -> int:
             metrics = evaluate_split(accelerator, model, features, val, settings, java=False).metrics
             loss = mean_loss(accelerator, model, features, val, settings, regime)
         except torch.OutOfMemoryError as error:
-            more = "; --resume goes on at the last checkpoint"
+            more = "; --resume continues from the last checkpoint"
             raise memory_full("evaluation.batch", settings.evaluation.batch, more) from error
         summary = f"{name} {100 * metrics[name]:.2f}, loss {loss:.3f}"
         return Verdict(metrics, metrics[name], summary, loss)
@@ -89,7 +89,7 @@ def train(settings: Settings, resume: bool = False) -> int:
 
 
 def keep_means(out: Path, source: Source) -> None:
-    """Store the mean features of the first steps with the adapters, which explanations compare with."""
+    """Store the mean features of the first steps with the adapters, for explanations."""
     steps = range(min(source.per_epoch, MEANS_FROM))
     means = mean_features(source(step).features for step in steps)
     for name in ("last", "best"):
@@ -98,17 +98,17 @@ def keep_means(out: Path, source: Source) -> None:
 
 
 def training_items(settings: Settings) -> list[list[Item]]:
-    """The items of `data.train`, then those of each further training set; of all the fraction `limit`."""
+    """The items of `data.train` and of each set of `data.more`, each reduced to the fraction `limit`."""
     manifests = [settings.items("train"), *(load_manifest(Path(more.train)) for more in settings.data.more)]
     return [limited(items, settings.limit, settings.optim.seed) for items in manifests]
 
 
 def refuse_unanswered(name: str, items: Sequence[Item]) -> None:
-    """EPALMError if some items have nothing to learn or to compare with."""
+    """EPALMError if some items have no answers to train on or compare with."""
     if without := [item.id for item in items if not item.answers]:
         raise EPALMError(
-            f"{len(without)} of {len(items)} items of {name} have no answers, for example "
-            f"{without[0]!r}: a training needs them."
+            f"{len(without)} of {len(items)} items of {name} have no answers, for example {without[0]!r}; "
+            "training needs them."
         )
 
 
@@ -121,7 +121,7 @@ def mean_loss(
     settings: Settings,
     regime: Regime,
 ) -> float:
-    """The mean loss of a split's items, each with one of its answers, the same every time."""
+    """The mean loss of a split's items, each with a fixed one of its answers."""
     own = items[accelerator.process_index :: accelerator.num_processes]
     total = torch.zeros((), device=accelerator.device)
     for start in range(0, len(own), settings.evaluation.batch):

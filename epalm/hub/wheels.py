@@ -139,15 +139,7 @@ def _convert_efficientnet(checkpoint: Path, out: Path) -> None:
     save_file(state, out / "model.safetensors")
 
 
-EFFICIENTNET_LITE2_DEPTHS = (
-    1,
-    3,
-    3,
-    4,
-    4,
-    5,
-    1,
-)  # blocks per stage; the checkpoint numbers them consecutively
+EFFICIENTNET_LITE2_DEPTHS = (1, 3, 3, 4, 4, 5, 1)  # blocks per stage; the checkpoint numbers all blocks
 
 
 def timm_efficientnet_names(state: StateDict) -> StateDict:

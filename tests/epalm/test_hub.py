@@ -39,7 +39,7 @@ def test_a_repository_that_was_fetched_once_loads_by_its_id(offline_hub, tiny_mo
 
 
 def test_an_unknown_repository_is_one_sentence(offline_hub):
-    with pytest.raises(EPALMError, match="someone/nothing is not a local folder, and the hub did not"):
+    with pytest.raises(EPALMError, match="someone/nothing is not a local folder and could not be fetched"):
         EPALM.from_pretrained("someone/nothing", device="cpu")
 
 

@@ -233,7 +233,7 @@ def test_wrong_widths_are_refused(tmp_path):
 
 def test_what_is_not_there_is_said(tmp_path):
     cache = opened(tmp_path / "nothing")
-    with pytest.raises(EPALMError, match="lacks draw 1 of a medium .*run the features command"):
+    with pytest.raises(EPALMError, match="lacks draw 1 of a file .*run the features command"):
         cache.get("0" * 32, 1)
     assert not (tmp_path / "nothing").exists()
 
@@ -277,7 +277,7 @@ def test_a_damaged_shard_is_told_when_it_is_read_and_made_again_by_the_next_run(
 
     report, cache, said = fill(tmp_path / "cache", items)
     assert (report.encoded, report.present) == (4, 6)
-    assert said == [f"{shard} is damaged: its media are encoded afresh."]
+    assert said == [f"{shard} is damaged: its files are encoded again."]
     assert contents(tmp_path / "cache") == whole
 
 

@@ -156,4 +156,4 @@ def test_the_command_says_what_it_did_and_what_it_could_not_read(work, tmp_path,
     assert run_features([tmp_path / "val.jsonl"], config, encoder, RECIPE, tmp_path / "cache", 0, 4, 2) == 1
     said = capsys.readouterr().out
     assert "absent.png does not exist." in said
-    assert "3 media: 2 views encoded, 0 were there." in said
+    assert "3 files: 2 views encoded, 0 already there." in said

@@ -123,7 +123,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_exactly(tmp_path, capsys):
     assert values(interrupted) != values(undisturbed)
     capsys.readouterr()
     trained(resumed, tmp_path / "two")
-    assert "Going on at step 4 of 10" in capsys.readouterr().err
+    assert "Resuming at step 4 of 10" in capsys.readouterr().err
     assert values(resumed) == values(undisturbed)
     assert [row["loss"] for row in log_of(tmp_path / "two")] == [
         row["loss"] for row in log_of(tmp_path / "one")
@@ -147,7 +147,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path, change):
 
 def test_a_run_is_not_gone_on_with_unless_wanted(tmp_path):
     trained(adapter(), tmp_path)
-    with pytest.raises(EPALMError, match="go on with --resume"):
+    with pytest.raises(EPALMError, match="continue it with --resume"):
         trained(adapter(), tmp_path, resume=False)
 
 
@@ -311,7 +311,7 @@ def test_it_ends_when_epochs_improve_no_more(tmp_path, capsys):
         return fit(chosen, source, adapted(adapter()), regime_of(chosen), checkpoint, judge)
 
     assert go_on() == 0
-    assert "No epoch was better since 2" in capsys.readouterr().err
+    assert "No improvement since epoch 2" in capsys.readouterr().err
     assert [row["epoch"] for row in log_of(tmp_path) if row["kind"] == "epoch"] == [1, 2, 3, 4]
     assert json.loads((tmp_path / "cost.json").read_text())["samples"] == 4 * 2 * 4
     assert go_on() == 0  # it is finished: nothing is trained, and no verdict asked for

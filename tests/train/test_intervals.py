@@ -82,7 +82,7 @@ def test_the_table_has_intervals_beside_the_values():
 
 
 def test_a_run_without_these_items_is_not_compared(tmp_path):
-    with pytest.raises(EPALMError, match="has no predictions of these 2 items that are scored by CIDEr"):
+    with pytest.raises(EPALMError, match="has no predictions for these 2 items scored by CIDEr"):
         scores_of_run(tmp_path, ["1", "2"], "CIDEr")
     (tmp_path / "predictions-test.jsonl").write_text('{"id": "1", "sco\n{"id": "2", "score": 0}\n')
     with pytest.raises(EPALMError, match="predictions-test.jsonl is damaged"):

@@ -91,6 +91,6 @@ def test_ctrl_c_saves_and_says_how_to_go_on(gqa, tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "go on with --resume" in said.decode()
+    assert "continue with --resume" in said.decode()
     state = torch.load(out / "checkpoint.pt", weights_only=True)
     assert state["progress"]["step"] == len(losses(out))

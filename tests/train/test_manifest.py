@@ -40,7 +40,7 @@ GOOD = {"id": "1", "media": "1.jpg", "prompt": None, "answers": ["a dog"]}
         ({**GOOD, "answers": [2]}, "'answers' must be of type str, but it is 2."),
         ({**GOOD, "group": {"kind": 1}}, "'group', 'kind' must be of type str, but it is 1."),
         ({**GOOD, "media": ""}, "has an empty 'media'"),
-        ({**GOOD, "id": "0"}, "has the id '0' of line 1 again."),
+        ({**GOOD, "id": "0"}, "repeats the id '0' of line 1."),
         ([GOOD], "must be an object with named fields"),
         ("{", "is not valid JSON"),
     ],

@@ -59,9 +59,9 @@ DEATHS = {
     "at once": ("echo Out of memory. >&2; exit 3", "ended early with code 3: Out of memory."),
     "killed": ("read a; echo 1; kill -9 $$", "ended early with code -9."),
     "after some answers": ("read a; echo 1; read b; exit 0", "ended early with code 0."),
-    "silent": ("exec sleep 60", "did not answer for 1 seconds and was ended."),
-    "silent and deaf": ("exec <&-; exec sleep 60", "did not answer for 1 seconds and was ended."),
-    "nonsense": ("while read a; do echo x; echo x; echo x; done", "something else than numbers"),
+    "silent": ("exec sleep 60", "did not answer for 1 seconds and was stopped."),
+    "silent and deaf": ("exec <&-; exec sleep 60", "did not answer for 1 seconds and was stopped."),
+    "nonsense": ("while read a; do echo x; echo x; echo x; done", "did not print numbers"),
 }
 
 
@@ -83,7 +83,7 @@ SPICES = {
     "fails": ("exit 4", "failed with code 4"),
     "writes nothing": ("exit 0", "left no usable scores"),
     "writes half of it": ('echo \'[{"image\' > "$OUT"', "left no usable scores"),
-    "does not end": ("exec sleep 60", "did not end within"),
+    "does not end": ("exec sleep 60", "did not finish within"),
 }
 
 

@@ -114,7 +114,7 @@ def test_tables_called_train_and_test_are_followed_and_share_no_picture(tmp_path
     assert media(splits["test"]) == {f"{i}.png" for i in range(14, 21)}
     assert media(splits["train"]) | media(splits["val"]) == {f"{i}.png" for i in range(1, 14)}
     assert not media(splits["train"]) & media(splits["val"]) and splits["val"]
-    assert "2 entries are left out of a split because another one has the same file." in report["notes"]
+    assert "2 entries are left out because another split has the same file." in report["notes"]
 
 
 def test_a_column_of_splits_is_followed(tmp_path):
@@ -128,9 +128,7 @@ def test_a_column_of_splits_is_followed(tmp_path):
         "test": {"2.png", "5.png"},
     }
     (source / "own.csv").write_text("file,caption,split\n1.png,a dog,tarin\n")
-    assert "has the split 'tarin'; train, val and test are known." in refusal(
-        CAPTIONS, source, tmp_path / "out"
-    )
+    assert "has the split 'tarin'; use train, val and test." in refusal(CAPTIONS, source, tmp_path / "out")
 
 
 def test_copies_of_a_picture_under_other_names_are_one_picture(tmp_path):
@@ -191,7 +189,7 @@ def test_what_is_missing_is_said(tmp_path):
     assert "columns 'media' and 'question' and 'answer'" in refusal(QUESTIONS, source, tmp_path / "out")
     for name in ("a.csv", "b.csv"):
         (source / name).write_text("file,caption\n1.png,a dog\n")
-    assert "keep one, or call them train, val and test" in refusal(CAPTIONS, source, tmp_path / "out")
+    assert "keep one, or name them train, val and test" in refusal(CAPTIONS, source, tmp_path / "out")
     (source / "b.csv").unlink()
     (source / "a.csv").write_text('file,caption\n1.png,"a dog\n')
     assert "a.csv is not a valid CSV file" in refusal(CAPTIONS, source, tmp_path / "out")

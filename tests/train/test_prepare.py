@@ -232,13 +232,19 @@ def test_a_broken_download_is_named_in_one_sentence(name, tmp_path):
             '"question_id": 2',
             "no answers",
         ),
-        ("vqa_v2", "dataset_coco.json", '"cocoid": 1', '"cocoid": 2', "lacks the picture of question"),
+        (
+            "vqa_v2",
+            "dataset_coco.json",
+            '"cocoid": 1',
+            '"cocoid": 2',
+            "does not list the picture of question",
+        ),
         ("gqa", "val_balanced_questions.json", '"imageId"', '"image"', "'imageId' in entry 1"),
         ("coco_caption", "dataset_coco.json", '"split": "restval"', '"split": "x"', "the split 'x'"),
         ("coco_caption", "dataset_coco.json", '"raw"', '"text"', "'raw' in entry 1"),
         ("msrvtt_qa", "val_qa.json", '"answer": ', '"answers": ', "'answer' in entry 1"),
-        ("msvd_qa", "youtube_mapping.txt", " vid", " vid ", "youtube_mapping.txt:1 is no pair"),
-        ("audiocaps", "val.csv", "start_time", "start", "lacks the column 'start_time'"),
+        ("msvd_qa", "youtube_mapping.txt", " vid", " vid ", "youtube_mapping.txt:1 is not a pair"),
+        ("audiocaps", "val.csv", "start_time", "start", "has no column 'start_time'"),
     ],
 )
 def test_a_file_of_another_form_is_named_in_one_sentence(name, file, old, new, told, tmp_path):
@@ -265,7 +271,7 @@ def test_what_is_not_there_is_said_with_where_to_get_it(tmp_path):
 def test_two_files_of_one_name_are_not_guessed_between(tmp_path):
     for version in ("dataset", "dataset2.0"):
         write_tiny("audiocaps", tmp_path / version)
-    assert "are both there; give --source" in refusal("audiocaps", tmp_path, tmp_path / "out")
+    assert "exist; give --source" in refusal("audiocaps", tmp_path, tmp_path / "out")
     sounds = tmp_path / "dataset"
     assert prepared("audiocaps", tmp_path / "dataset2.0", tmp_path / "out", media=[sounds], check=False)
     write_tiny("audiocaps", tmp_path / "x" / "y")  # further down than the next
@@ -285,7 +291,7 @@ def test_the_command(official, tmp_path, monkeypatch, capsys):
     assert out[-1] == "All 20 pictures are there."
     monkeypatch.setattr(sys, "argv", ["train", *arguments, "--workers", "0"])
     assert main() == 2
-    assert "at least one process" in capsys.readouterr().err
+    assert "must be at least 1" in capsys.readouterr().err
 
 
 def test_its_help_says_where_everything_is(monkeypatch, capsys):
@@ -301,5 +307,5 @@ def test_its_help_says_where_everything_is(monkeypatch, capsys):
 
 
 def test_unknown_benchmarks():
-    with pytest.raises(EPALMError, match="'msvd' is no benchmark: did you mean msvd_qa"):
+    with pytest.raises(EPALMError, match="'msvd' is not a benchmark: did you mean msvd_qa"):
         find_dataset("msvd")

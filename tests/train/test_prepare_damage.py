@@ -80,7 +80,7 @@ def test_a_file_that_kills_its_worker_is_damaged_and_the_others_are_still_opened
     assert outcome.keys() == set(paths)
     problems = {path: problem for path, problem in outcome.items() if problem}
     assert problems.keys() == {"bad1", "bad2", "odd"} and problems["odd"] == "refused"
-    assert problems["bad1"].startswith("bad1 makes the program that opens it crash")
+    assert problems["bad1"].startswith("bad1 crashes the program that opens it")
 
 
 def hangs_on_some(path: str) -> str | None:
@@ -94,7 +94,7 @@ def test_a_file_that_takes_for_ever_is_damaged_and_the_others_are_still_opened()
     outcome = dict(check_files(paths, hangs_on_some, workers=2, seconds=1))
     assert outcome.keys() == set(paths)
     [(path, problem)] = [(path, problem) for path, problem in outcome.items() if problem]
-    assert path == "endless" and "or work for more than 1 seconds" in problem
+    assert path == "endless" and "or takes more than 1 seconds" in problem
 
 
 # Stopping and going on
@@ -187,4 +187,4 @@ def test_a_second_run_opens_nothing_again(official, tmp_path, monkeypatch, capsy
     before = (tmp_path / "checked.jsonl").read_bytes()
     prepare(find_dataset("gqa"), official["gqa"], tmp_path, workers=1)
     assert (tmp_path / "checked.jsonl").read_bytes() == before
-    assert "20 files were opened before." in capsys.readouterr().err
+    assert "20 files were already checked." in capsys.readouterr().err

@@ -68,7 +68,7 @@ def test_a_run_is_compared_with_another_one_on_the_same_items(gqa, two_sets, tmp
     assert run("report", tmp_path, "--against", two_sets) == 0
     assert "(paired over 6 items)" in (tmp_path / "report.html").read_text()
     assert run(*arguments, tmp_path / "nothing") == 2
-    assert "has no predictions of these 6 items" in capsys.readouterr().err
+    assert "has no predictions for these 6 items" in capsys.readouterr().err
 
 
 def test_the_name_of_results_follows_the_manifest(tmp_path):
@@ -110,10 +110,10 @@ def test_the_file_for_the_coco_server(tmp_path):
 
 
 def test_ids_that_are_not_the_servers_are_refused(tmp_path):
-    with pytest.raises(EPALMError, match="use a manifest that `prepare vqa_v2` made"):
+    with pytest.raises(EPALMError, match="use a manifest made by `prepare vqa_v2`"):
         write_submission(tmp_path, "test", find_dataset("vqa_v2"), [Item("x", "a.jpg", "?", ())], {"x": "y"})
 
 
 def test_a_benchmark_without_server_has_no_submission(gqa, capsys):
     assert run("evaluate", gqa, "--no-java", "--submission") == 2
-    assert "nobody has a server for GQA" in capsys.readouterr().err
+    assert "no evaluation server is known for GQA" in capsys.readouterr().err

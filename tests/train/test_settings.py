@@ -21,7 +21,7 @@ EXAMPLE = Path(__file__).parents[2] / "train" / "configs" / "image" / "example.y
         ("data.draws=-1", "data.draws must be at least 0"),
         ("data.workers=0", "data.workers must be at least 1"),
         ("model.prompt_length=-1", "model.prompt_length must be at least 0"),
-        ("optim.warmup=15", "optim.warmup is 15, but it is the share of the steps in which the rates rise"),
+        ("optim.warmup=15", "optim.warmup is 15, but it is a share of the steps"),
         ("optim.warmup=0.6", "at most 0.5"),
     ],
 )

@@ -129,7 +129,7 @@ def test_pairs_that_do_not_belong_together_are_refused(tmp_path):
     source = tiny.write_daquar(tmp_path / "in")
     path = source / "qa.894.raw.train.txt"
     path.write_text(path.read_text() + "what is this in the image3 ?\n")
-    with pytest.raises(EPALMError, match="81 lines, but a line of question and a line of answer"):
+    with pytest.raises(EPALMError, match="81 lines, but questions and answers must alternate"):
         prepared("daquar", source, tmp_path / "out")
     path.write_text("what is this?\nlamp\n")
     with pytest.raises(EPALMError, match=r"train\.txt:1 names no photo"):
@@ -184,5 +184,5 @@ def test_a_table_with_another_kind_of_fold_is_refused(tmp_path):
     source = tiny.write_esc50(tmp_path / "in")
     table = source / "meta" / "esc50.csv"
     table.write_text(table.read_text().replace(",1,", ",one,", 1))
-    with pytest.raises(EPALMError, match="is in the fold 'one', but folds are numbers"):
+    with pytest.raises(EPALMError, match="is in fold 'one', but folds must be numbers"):
         prepared("esc50", source, tmp_path / "out")

@@ -82,7 +82,7 @@ def test_a_study_that_is_stopped_goes_on(base, tmp_path):
     assert read_result(first) is None and not second.out.exists()
     assert run("study", path) == 0
     assert len(finished(path)) == 2
-    assert "Going on at step" in (first.out / "log.txt").read_text()
+    assert "Resuming at step" in (first.out / "log.txt").read_text()
 
 
 def test_a_run_that_fails_is_named_with_its_reason(base, tmp_path, capsys):

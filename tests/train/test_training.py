@@ -76,7 +76,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(gqa, tmp_path, las
 
 def test_a_training_is_not_overwritten_by_accident(gqa, capsys):
     assert run("fit", gqa) == 2
-    assert "go on with --resume" in capsys.readouterr().err
+    assert "continue it with --resume" in capsys.readouterr().err
 
 
 def test_going_on_with_other_settings_is_refused_by_name(gqa, capsys):
@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint_is_named(gqa, tmp_path, capsys):
 def test_two_commands_do_not_work_in_one_run_folder(gqa, tmp_path, capsys):
     with exclusive(tmp_path):
         assert run("fit", gqa, "--set", f"out={tmp_path}") == 2
-    assert "Another command is working in" in capsys.readouterr().err
+    assert "Another command is using" in capsys.readouterr().err
     assert not (tmp_path / "log.jsonl").exists()
 
 
@@ -187,8 +187,8 @@ def test_an_adapter_for_another_language_model_is_no_start(gqa, tmp_path, capsys
 @pytest.mark.parametrize(
     ("start", "said"),
     [
-        ("starter", "starter is not one adapter: name one of starter/"),
-        ("starter/image-capture", "starter/image-capture is not one adapter: name one of starter/"),
+        ("starter", "starter has several adapters: name one of starter/"),
+        ("starter/image-capture", "starter/image-capture has several adapters: name one of starter/"),
         ("nowhere", "'nowhere' is "),
     ],
 )

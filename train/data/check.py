@@ -1,6 +1,6 @@
-"""Opening every medium once, in processes that may die on it: what of a data set is damaged.
+"""Find damaged files of a data set by opening each one, in worker processes that may crash.
 
-OUT/checked.jsonl   which media were opened, so that a rerun goes on from there
+OUT/checked.jsonl   which files were opened, so that a rerun continues from there
 """
 
 from __future__ import annotations
@@ -21,30 +21,32 @@ from typing import Any
 from epalm.cli.results import Results
 from epalm.errors import EPALMError
 
-# Formats (in FFmpeg's words) whose header says how long the file is; for others it is guessed from its size.
+# Formats (FFmpeg's names) whose header states the duration; for others FFmpeg guesses it from the size.
 TIMED = {"mov", "matroska", "avi", "wav", "w64", "flac", "aiff", "flv", "asf"}
-SECONDS = 300  # that one file may take
-WHOLE, SLACK = 0.9, 0.5  # a file is whole with this part of its length, or if less than these seconds lack
+SECONDS = 300  # time limit per file
+WHOLE, SLACK = 0.9, 0.5  # a file is complete with this share of its length, or if fewer seconds are missing
 
-Check = Callable[[str], str | None]  # path -> None, or a sentence on what is wrong with the file
+Check = Callable[[str], str | None]  # path -> None, or a sentence saying what is wrong
 
 
 def check_media(paths: Sequence[str], modality: str, out: Path, workers: int) -> dict[str, str]:
-    """Open each medium that an earlier run has not found good; those that do not open, each with a sentence.
+    """Open every file that no earlier run found intact; returns damaged files, each with a sentence.
 
-    Every outcome is at once in OUT/checked.jsonl. Files that changed since are opened again.
+    Outcomes are written to OUT/checked.jsonl immediately. Files that changed since then are opened again.
     """
     from epalm.cli.batch import Progress  # brings PyTorch
 
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise EPALMError(f"{out} cannot be made ({error.strerror}); give --out another folder.") from error
+        raise EPALMError(
+            f"{out} cannot be created ({error.strerror}); choose another folder with --out."
+        ) from error
     damaged: dict[str, str] = {}
     with Results(out / "checked.jsonl", {"opened_as": modality, "compared": "length"}) as results:
         todo = [path for path in paths if not results.has(path)]
         if len(todo) < len(paths):
-            print(f"{len(paths) - len(todo):,} files were opened before.", file=sys.stderr)
+            print(f"{len(paths) - len(todo):,} files were already checked.", file=sys.stderr)
         with Progress(len(todo)) as progress:
             for path, problem in check_files(todo, CHECKS[modality], workers):
                 if problem is None:
@@ -59,10 +61,9 @@ def check_media(paths: Sequence[str], modality: str, out: Path, workers: int) ->
 def check_files(
     paths: Sequence[str], check: Check, workers: int, seconds: int = SECONDS
 ) -> Iterator[tuple[str, str | None]]:
-    """Call `check`, a function at the top of a module, on each path in worker processes; in any order.
+    """Call `check` (a module-level function) on each path in worker processes; yields results in any order.
 
-    A file on which a worker dies or works for longer than `seconds`, as decoders do on some damage, is
-    reported as damaged.
+    A file on which a worker crashes or takes longer than `seconds` is reported as damaged.
     """
     todo = deque(paths)
     while todo:
@@ -76,15 +77,15 @@ def check_files(
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         problem = future.result()
                         yield running.pop(future), problem
-        except BrokenProcessPool:  # it does not say whose fault it was
+        except BrokenProcessPool:  # does not say which file caused it
             for path in running.values():
                 yield path, check_alone(path, check, seconds)
 
 
 def limited(check: Check, path: str, seconds: int) -> str | None:
-    """In a worker: `check`, with the worker's death as the end of what takes too long.
+    """In a worker: call `check`; the worker dies if it takes too long.
 
-    The alarm has no handler, so that the system itself ends a decoder that never comes back to Python.
+    The alarm has no handler, so the system ends even a decoder that never returns to Python.
     """
     alarms = hasattr(signal, "alarm")  # not on Windows
     if alarms:
@@ -98,21 +99,21 @@ def limited(check: Check, path: str, seconds: int) -> str | None:
 
 
 def check_alone(path: str, check: Check, seconds: int) -> str | None:
-    """`check` in a process of its own, whose death is the file's fault."""
+    """Call `check` in a separate process; if that dies, this file is to blame."""
     try:
         with pool(1) as executor:
             return executor.submit(limited, check, path, seconds).result()
     except BrokenProcessPool:
         return (
-            f"{path} makes the program that opens it crash, or work for more than {seconds} seconds: it is "
-            "damaged, or does not fit into the memory."
+            f"{path} crashes the program that opens it, or takes more than {seconds} seconds: it is damaged "
+            "or too large for the memory."
         )
 
 
 @contextmanager
 def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes; work that was not begun is dropped at the end."""
-    # The libraries are imported once, by the process that workers are copies of, where there is such a way.
+    """Worker processes; on exit, work that has not started is dropped."""
+    # With a fork server the libraries are imported once, and workers are copies of it.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     context.set_forkserver_preload(["epalm.media.image", "epalm.media.video", "epalm.media.audio"])
@@ -124,7 +125,7 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def begin_work() -> None:
-    """In a worker: leave Ctrl-C to the parent, and end with it even if it is killed."""
+    """In a worker: leave Ctrl-C to the parent, and exit when the parent is gone, even if it was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
 
@@ -158,7 +159,7 @@ CHECKS: dict[str, Check] = {"image": check_image, "video": check_video, "audio":
 
 
 def problem_of(opening: Callable[[], object]) -> str | None:
-    """The sentence with which a file is refused; None if it opens."""
+    """The error message of a file that cannot be opened; None if it opens."""
     try:
         opening()
     except EPALMError as error:
@@ -167,9 +168,9 @@ def problem_of(opening: Callable[[], object]) -> str | None:
 
 
 def cut_short(path: str) -> str | None:
-    """One sentence if a video or sound ends long before the time that its header says.
+    """One sentence if a video or sound is much shorter than its header says.
 
-    The file is read to its end, without decoding it. Formats whose header has no length are not judged.
+    The file is read to its end without decoding. Formats without a duration in their header are not judged.
     """
     import av
 
@@ -185,18 +186,18 @@ def cut_short(path: str) -> str | None:
         av.error.FFmpegError,
         OSError,
         ValueError,
-    ):  # it opened before: what is wrong here is not the length
+    ):  # the file opened before, so this is not about its length
         return None
     if there >= promised * WHOLE or promised - there < SLACK:
         return None
     return (
-        f"{path} is cut short: its header says {promised:.1f} s, but only {there:.1f} s are in the file; "
+        f"{path} is cut short: its header says {promised:.1f} s, but the file has only {there:.1f} s; "
         "download it again."
     )
 
 
 def short_riff(path: str) -> str | None:
-    """The same by the size in the header of a WAV or AVI file, whose readers overlook it."""
+    """The same for the size in a WAV or AVI header, which readers ignore."""
     try:
         with open(path, "rb") as file:
             head = file.read(8)
@@ -204,7 +205,7 @@ def short_riff(path: str) -> str | None:
     except OSError:
         return None
     promised = int.from_bytes(head[4:8], "little") + 8
-    unknown = promised <= 8 or promised > 0xFFFFFF00  # as recorders and pipes leave it
+    unknown = promised <= 8 or promised > 0xFFFFFF00  # recorders and pipes leave it unset
     if head[:4] != b"RIFF" or unknown or size >= promised * WHOLE:
         return None
     return (
@@ -214,7 +215,7 @@ def short_riff(path: str) -> str | None:
 
 
 def last_time(container: Any) -> float:
-    """Seconds from the first to the end of the last packet of any stream."""
+    """Seconds from the start of the first to the end of the last packet of any stream."""
     first, last = float("inf"), 0.0
     for packet in container.demux():
         if packet.pts is not None and packet.time_base is not None:

@@ -1,9 +1,9 @@
 """The data set of `make example`: white and black things on coloured backgrounds, drawn by this script.
 
-    python -m train.data.example      # writes assets/example again, as it ships
+    python -m train.data.example      # recreates assets/example as it ships
 
-Of every pair of thing and background two counts are trained and the third one is held out: training sees one
-star and three stars on red, but never two. A caption of the test split can only be right if thing, background
+For every pair of thing and background, two counts are in the training split and the third is held out:
+training sees one star and three stars on red, but never two. So a test caption can only be right if thing, background
 and count were learned separately.
 """
 
@@ -109,7 +109,7 @@ class Scene:
 
 
 def draw(scene: Scene, chance: random.Random) -> Image.Image:
-    """A picture of a scene: the exact places and sizes, and slight turns, are left to chance."""
+    """Draw a scene, with random small shifts, sizes and rotations."""
     whole = SIDE * FINER
     image = Image.new("RGB", (whole, whole), BACKGROUNDS[scene.background])
     pen = ImageDraw.Draw(image)

@@ -1,4 +1,4 @@
-"""A manifest: what a split of a benchmark, or of your own data, consists of; one JSON line per item.
+"""Manifests: the items of a split, of a benchmark or of your own data, one JSON line per item.
 
 {"id": "12-0", "media": "photos/12.jpg", "prompt": null, "answers": ["a dog on a sofa"]}
 {"id": "458752", "media": "photos/9.jpg", "prompt": "What is this?", "answers": ["pizza", "pizza", "food"]}
@@ -25,21 +25,21 @@ from train.progress import bar
 BLANK = f" \t\r\n{MARK}"
 FORM = (
     'A line looks like {"id": "1", "media": "photos/1.jpg", "prompt": null, "answers": ["a dog"]}; '
-    "`python -m train prepare own_image_caption --source DIR` makes a manifest of a CSV, TSV or JSON file."
+    "`python -m train prepare own_image_caption --source DIR` makes one from a CSV, TSV or JSON file."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One example: a medium with a question and its answers, or with captions.
+    """One example: a file with a question and its answers, or with captions.
 
     Fields:
         id: unique in the split.
         media: path of the picture, video or sound.
         prompt: the question; None for captions.
-        answers: the references of a caption, or all human answers to the question, repeats kept. Empty where
-            a test split comes without.
-        group: what results are broken down by, such as {"question_type": "how many"}.
+        answers: the reference captions, or all human answers to the question, including repeats. Empty if a
+            test split has none.
+        group: groups to break results down by, such as {"question_type": "how many"}.
     """
 
     id: str
@@ -50,10 +50,10 @@ class Item:
 
 
 def load_manifest(path: Path) -> list[Item]:
-    """The items of a manifest; relative media paths are taken from the manifest's folder.
+    """The items of a manifest; relative media paths start from the manifest's folder.
 
     Raises:
-        EPALMError: the file is missing or empty, or a line is no such item or has the id of an earlier one.
+        EPALMError: the file is missing or empty, or a line is invalid or repeats an id.
     """
     items: list[Item] = []
     lines: dict[str, int] = {}  # id -> line
@@ -67,7 +67,7 @@ def load_manifest(path: Path) -> list[Item]:
                 where = f"{path}:{number}"
                 item = parse(line, where, path.parent)
                 if lines.setdefault(item.id, number) != number:
-                    raise EPALMError(f"{where} has the id {item.id!r} of line {lines[item.id]} again.")
+                    raise EPALMError(f"{where} repeats the id {item.id!r} of line {lines[item.id]}.")
                 items.append(item)
     except FileNotFoundError as error:
         raise EPALMError(
@@ -77,14 +77,14 @@ def load_manifest(path: Path) -> list[Item]:
     except OSError as error:
         raise EPALMError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise EPALMError(f"{path} is not UTF-8 text ({reason(error)}); save it as such.") from error
+        raise EPALMError(f"{path} is not UTF-8 text ({reason(error)}); save it as UTF-8.") from error
     if not items:
         raise EPALMError(f"{path} has no items.")
     return items
 
 
 def parse(line: str, where: str, folder: Path) -> Item:
-    """One line of a manifest; `where` begins the sentence of an error."""
+    """Parse one line of a manifest; error messages begin with `where`."""
     try:
         row = json.loads(line.strip(BLANK))
     except ValueError as error:
@@ -94,7 +94,7 @@ def parse(line: str, where: str, folder: Path) -> Item:
     if isinstance(row, list) or (isinstance(row, dict) and not row.keys() & {"id", "media", "answers"}):
         found = f"the keys {', '.join(map(repr, row)) or 'none'}" if isinstance(row, dict) else "a list"
         raise EPALMError(f"{where} must be an object with named fields, but it has {found}. {FORM}")
-    # `from_dict` says what is wrong; for each of a million lines it would take long.
+    # `from_dict` explains errors but is too slow for a million valid lines.
     item = Item(**row | {"answers": tuple(row["answers"])}) if fits(row) else from_dict(Item, row, where)
     if not item.media:
         raise EPALMError(f"{where} has an empty 'media'; write the path of a picture, video or sound.")
@@ -103,7 +103,7 @@ def parse(line: str, where: str, folder: Path) -> Item:
 
 
 def fits(row: Any) -> bool:
-    """Whether a row certainly has the keys and types of an Item."""
+    """Whether a row has exactly the keys and types of an Item."""
     return (
         isinstance(row, dict)
         and row.keys() - {"group"} == {"id", "media", "prompt", "answers"}
@@ -117,7 +117,7 @@ def fits(row: Any) -> bool:
 
 
 def save_manifest(items: Iterable[Item], path: Path) -> None:
-    """Write a manifest, making its folder; a kill leaves the former file or the new one, never a part.
+    """Write a manifest atomically, creating its folder.
 
     Raises:
         EPALMError: the folder or the file cannot be written.
@@ -126,6 +126,6 @@ def save_manifest(items: Iterable[Item], path: Path) -> None:
 
 
 def to_row(item: Item) -> dict[str, Any]:
-    """An item as it is written: without `group` where there is none."""
+    """An item as a JSON object; an empty `group` is left out."""
     row = {"id": item.id, "media": item.media, "prompt": item.prompt, "answers": item.answers}
     return row | ({"group": item.group} if item.group else {})

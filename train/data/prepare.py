@@ -1,8 +1,8 @@
 """python -m train prepare DATASET --source DIR: official files of a benchmark -> one manifest per split.
 
 OUT/train.jsonl, OUT/val.jsonl, …   the manifests, see train/data/manifest.py
-OUT/report.json                     counts, and all media that are missing or damaged
-OUT/checked.jsonl                   which media were opened, so that a rerun goes on from there
+OUT/report.json                     counts, and all files that are missing or damaged
+OUT/checked.jsonl                   which files were opened, so that a rerun continues from there
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["CHECKS", "check_files", "check_image", "prepare", "summary"]
 
 NAMES = {"image": "picture", "video": "video", "audio": "sound"}
 PLURAL = {"image": "pictures", "video": "videos", "audio": "sounds"}
-NAMED = 3  # missing or damaged files that the summary names
+NAMED = 3  # how many missing or damaged files the summary names
 
 
 def prepare(
@@ -35,32 +35,30 @@ def prepare(
     """Write the manifests of a benchmark and OUT/report.json; returns the report.
 
     Args:
-        source: folder with the annotation files; media are looked for here and in the folders `media`.
-        check: open every medium once, in `workers` processes.
+        source: folder with the annotation files; media are searched here and in the folders `media`.
+        check: open every file once, in `workers` processes.
 
     Raises:
-        EPALMError: no annotation files or none of their media are there, or an annotation file is damaged.
+        EPALMError: annotation files or all of their media are missing, or an annotation file is damaged.
     """
     if workers < 1:
-        raise EPALMError(f"--workers is {workers}, but at least one process has to do the work.")
+        raise EPALMError(f"--workers is {workers}, but it must be at least 1.")
     files = Files(source, dataset.modality, media)
     splits = dataset.read(files)
     if not splits:
         raise EPALMError(
-            f"{source} has no annotation files of {dataset.title} in any folder: expected is "
+            f"{source} has no annotation files of {dataset.title} in any folder; expected "
             f"{' or '.join(dataset.layout[:1])}. {dataset.download}"
         )
     if empty := [split for split, items in splits.items() if not items]:
-        raise EPALMError(
-            f"The files of the split {empty[0]} under {source} have no entries; download them again."
-        )
+        raise EPALMError(f"The files of the split {empty[0]} under {source} are empty; download them again.")
     paths = list(dict.fromkeys(item.media for items in splits.values() for item in items))
     there = [path for path in paths if path not in files.missing]
     if not there:
         where = ", ".join(map(str, (source, *media)))
         raise EPALMError(
-            f"None of the {len(paths):,} {PLURAL[dataset.modality]} of {dataset.title} is under {where}: the "
-            f"first is {paths[0]}, with any usual extension, and the official layout is {dataset.layout[-1]}."
+            f"None of the {len(paths):,} {PLURAL[dataset.modality]} of {dataset.title} is under {where}. The "
+            f"first is {paths[0]}, with any usual extension; the official layout is {dataset.layout[-1]}."
         )
     damaged = check_media(there, dataset.modality, out, workers) if check else {}
     return write(dataset, splits, source, out, files, damaged)
@@ -74,7 +72,7 @@ def write(
     files: Files,
     damaged: dict[str, str],
 ) -> dict[str, Any]:
-    """Manifests without the items of missing and damaged media, and the report, which is also returned."""
+    """Write the manifests without items whose files are missing or damaged, and the report; returns it."""
     counts = {}
     missing = files.missing
     lost = {item.id for items in splits.values() for item in items if item.media in missing | damaged.keys()}
@@ -87,7 +85,7 @@ def write(
         }
         if kept:
             save_manifest(kept, out / f"{split}.jsonl")
-    for split in {*dataset.splits, *splits}:  # of an earlier run, with other files
+    for split in {*dataset.splits, *splits}:  # left over from an earlier run with other files
         if not counts.get(split, {}).get("items"):
             (out / f"{split}.jsonl").unlink(missing_ok=True)
     report = {
@@ -106,7 +104,7 @@ def write(
 
 
 def summary(dataset: Dataset, report: dict[str, Any], out: Path) -> str:
-    """What was written and what is missing, in a few sentences."""
+    """A few sentences on what was written and what is missing."""
     kinds = PLURAL[dataset.modality]
     lines = [
         f"{out / split}.jsonl: {count['items']:,} item{'s' * (count['items'] != 1)}, "
@@ -119,7 +117,7 @@ def summary(dataset: Dataset, report: dict[str, Any], out: Path) -> str:
     for split, need in report["not_made"].items():
         not_made.setdefault(need, []).append(split)
     lines += [
-        f"Not made: {', '.join(splits)}, because {report['source']} lacks {need}."
+        f"Not made: {', '.join(splits)}, because {report['source']} does not have {need}."
         for need, splits in not_made.items()
     ]
     lines += report["notes"]

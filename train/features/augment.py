@@ -1,20 +1,20 @@
-"""The original's training transforms: every draw shows the encoder another view of the same file.
+"""The original's training augmentation: every draw is another view of the same file.
 
 media = open_augmented(recipe, "dog.jpg", seed)
 tensor = augmented(recipe, media, seed)  # of the shape that recipe(recipe.open("dog.jpg")) has
 
-All chance comes from the seed: no global generator is read or moved, so that views do not depend on the order
-in which files are read, nor on the number of threads that read them.
+All randomness comes from the seed and no global generator is used, so views depend neither on the order in
+which files are read nor on the number of threads.
 
-    images    part of the picture (50 to 100 % of its area, sides 3:4 to 4:3), resized; mirrored in half of
-              the views; two of ten operations, each left out in half of the cases (`image_operations`)
-    videos    other frames (`rand`), one part and mirroring for all of them, and two of torchvision's fourteen
-              RandAugment operations, with the same strength and sign in all frames
-    sounds    SpecAugment: one band of frequencies and one stretch of time are silenced
+    images    a random crop (50 to 100 % of the area, aspect ratio 3:4 to 4:3), resized; mirrored with
+              probability 1/2; two of ten operations, each skipped with probability 1/2 (`image_operations`)
+    videos    random frames (`rand`); the same crop, mirroring and two of torchvision's fourteen RandAugment
+              operations, with the same strength and sign, in all frames
+    sounds    SpecAugment: one band of frequencies and one stretch of time are masked
 
-Two of the operations on images are wrong in the original: AutoContrast turns every channel white whose
-darkest value is not 0, and Sharpness lets values beyond 0…255 wrap around. Here they are right, unless
-`reference` asks for what the published adapters were trained with.
+Two image operations are wrong in the original: AutoContrast turns a channel white if its darkest value is not
+0, and Sharpness lets values outside 0…255 wrap around. Here they are correct, unless `reference` selects what
+the published adapters were trained with.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from epalm.media.video import Clip
 
 Recipe = ImageRecipe | VideoRecipe | AudioRecipe | WhisperRecipe
 Media = Image.Image | Clip | Sound  # what a recipe opens
-Chance = np.random.RandomState  # its streams are fixed for good, those of numpy's newer generators are not
+Chance = np.random.RandomState  # its streams never change between versions, unlike newer generators'
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
-AREA, RATIO = (0.5, 1.0), (3 / 4, 4 / 3)  # of the part of a picture that is kept
-FREQUENCY_MASK, TIME_MASK = 24 / 128, 96 / 1024  # widest masks, as parts of a spectrogram's sides
-GREY = (128, 128, 128)  # where a moved picture ends
+AREA, RATIO = (0.5, 1.0), (3 / 4, 4 / 3)  # area share and aspect ratio of the crop
+FREQUENCY_MASK, TIME_MASK = 24 / 128, 96 / 1024  # widest masks, as shares of the spectrogram's sides
+GREY = (128, 128, 128)  # fills the border of a shifted picture
 
 
 def open_augmented(recipe: Recipe, source: MediaSource, seed: int) -> Media:
-    """What `augmented` takes: the opened file; of a video, frames at random as in training.
+    """Open a file for `augmented`; a video's frames are sampled at random, as in training.
 
     Raises:
-        EPALMError: as the recipe's `open`.
+        EPALMError: like the recipe's `open`.
     """
     if isinstance(recipe, VideoRecipe):
         return replace(recipe, sampling="rand").open(source, seed=seed)
@@ -58,11 +58,11 @@ def open_augmented(recipe: Recipe, source: MediaSource, seed: int) -> Media:
 
 
 def augmented(recipe: Recipe, media: Media, seed: int, reference: bool = False) -> Tensor:
-    """One random view of an opened file, float32, of the shape that the recipe gives.
+    """One random view of an opened file: float32, with the recipe's output shape.
 
     Args:
         seed: 0 to 2**32 - 1; the same seed gives the same view.
-        reference: with the original's AutoContrast and Sharpness of images.
+        reference: use the original's incorrect AutoContrast and Sharpness.
     """
     chance = np.random.RandomState(seed)
     match recipe, media:
@@ -81,19 +81,19 @@ def augmented(recipe: Recipe, media: Media, seed: int, reference: bool = False) 
 
 
 def augmented_image(recipe: ImageRecipe, image: Image.Image, chance: Chance, reference: bool) -> Tensor:
-    """RGB image -> (3, size, size): part, mirror, two operations; normalised as the recipe says."""
+    """RGB image -> (3, size, size): crop, mirror, two operations; normalised by the recipe."""
     size, filter = (recipe.size, recipe.size), Image.Resampling[recipe.interpolation.upper()]
     image = image.crop(random_part(*image.size, chance)).resize(size, filter)
     if chance.random_sample() < 0.5:
         image = ImageOps.mirror(image)
     image = Image.fromarray(image_operations(np.asarray(image), chance, reference))
-    return replace(recipe, resize="squash", crop_pct=1.0)(image)  # of the right size: it only normalises
+    return replace(recipe, resize="squash", crop_pct=1.0)(image)  # already the right size: only normalises
 
 
 def random_part(width: int, height: int, chance: Chance) -> Box:
-    """A box of random area, ratio of the sides and place; torchvision's RandomResizedCrop.
+    """A box of random area, aspect ratio and position, as in torchvision's RandomResizedCrop.
 
-    Where ten boxes did not fit, the largest one in the centre with an allowed ratio.
+    If ten random boxes do not fit, the largest central one with an allowed ratio.
     """
     for _ in range(10):
         area = width * height * chance.uniform(*AREA)
@@ -111,7 +111,7 @@ def random_part(width: int, height: int, chance: Chance) -> Box:
 def image_operations(pixels: np.ndarray, chance: Chance, reference: bool) -> np.ndarray:
     """The original's RandomAugment with N = 2 and M = 7 on (H, W, 3) uint8.
 
-    Two operations are drawn, the same one possibly twice, and each is left out in half of the cases.
+    Two operations are drawn with replacement; each is skipped with probability 1/2.
     """
     operations = REFERENCE_OPERATIONS if reference else IMAGE_OPERATIONS
     for index in chance.choice(len(operations), 2):
@@ -126,15 +126,15 @@ def autocontrast(pixels: np.ndarray) -> np.ndarray:
 
 
 def autocontrast_original(pixels: np.ndarray) -> np.ndarray:
-    """The same, but channels without a 0 become white: the original negates their minimum as an eight-bit
-    number, 256 - minimum, and so shifts up what should be shifted down.
+    """The same, but channels without a 0 become white: the original negates their minimum as an 8-bit number,
+    256 - minimum, so it shifts values up instead of down.
     """
     low, high = pixels.min((0, 1)), pixels.max((0, 1))
     return np.where((low > 0) & (low < high), np.uint8(255), autocontrast(pixels))
 
 
 def equalize(pixels: np.ndarray) -> np.ndarray:
-    """Give each channel a uniform histogram."""
+    """Equalise the histogram of each channel."""
     return np.asarray(ImageOps.equalize(Image.fromarray(pixels)))
 
 
@@ -143,7 +143,7 @@ def brighten(pixels: np.ndarray, factor: float) -> np.ndarray:
 
 
 def sharpen(pixels: np.ndarray, factor: float, wrap: bool = False) -> np.ndarray:
-    """Away from a smoothed copy; the border stays. Values beyond 0…255 are cut, or wrap around."""
+    """Move away from a smoothed copy, except at the border; values outside 0…255 are clipped or wrap."""
     wide = pixels.astype(np.int32)
     rows = wide[:-2] + wide[1:-1] + wide[2:]
     total = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * wide[1:-1, 1:-1]
@@ -155,9 +155,9 @@ def sharpen(pixels: np.ndarray, factor: float, wrap: bool = False) -> np.ndarray
 
 
 def affine(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Move (H, W, 3) uint8 by a (2, 3) matrix from old to new coordinates, grey where nothing arrives.
+    """Warp (H, W, 3) uint8 with a (2, 3) matrix from old to new coordinates, filling with grey.
 
-    OpenCV's arithmetic, which the original uses: positions in 1/32 of a pixel, bilinear between four pixels.
+    Same arithmetic as OpenCV, which the original uses: positions in 1/32 pixel, bilinear interpolation.
     """
     height, width, _ = pixels.shape
     back = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]  # (2, 3), from new to old coordinates
@@ -198,13 +198,13 @@ def translate_y(pixels: np.ndarray, chance: Chance) -> np.ndarray:
 def rotate(pixels: np.ndarray, chance: Chance) -> np.ndarray:
     """By 21 degrees about the centre."""
     height, width, _ = pixels.shape
-    angle = math.radians(-signed(21, chance))  # the original's only draw with the signs the other way round
+    angle = math.radians(-signed(21, chance))  # in the original, the only operation with swapped signs
     cos, sin = math.cos(angle), math.sin(angle)
     x, y = width / 2, height / 2
     return affine(pixels, np.array([[cos, sin, x - cos * x - sin * y], [-sin, cos, y + sin * x - cos * y]]))
 
 
-# In the original's order, which the draws refer to; all at level 7 of 10.
+# In the original's order, which random draws index; all at level 7 of 10.
 IMAGE_OPERATIONS: tuple[Callable[[np.ndarray, Chance], np.ndarray], ...] = (
     lambda pixels, chance: pixels,
     lambda pixels, chance: autocontrast(pixels),
@@ -229,12 +229,12 @@ REFERENCE_OPERATIONS = (
 
 
 def augmented_video(recipe: VideoRecipe, clip: Clip, chance: Chance) -> Tensor:
-    """Frames -> (3, T, size, size): part, mirror and two operations, the same in all frames; normalised."""
+    """Frames -> (3, T, size, size): crop, mirror and two operations, the same for all frames; normalised."""
     height, width = clip.frames.shape[1:3]
     left, top, right, bottom = random_part(width, height, chance)
     size = [recipe.size, recipe.size]
     resized = []
-    for pixels in clip.frames:  # one by one, as floats they are large
+    for pixels in clip.frames:  # one by one to save memory
         part = torch.from_numpy(np.ascontiguousarray(pixels[top:bottom, left:right])).permute(2, 0, 1)
         resized.append(
             vision.resize(part, size, InterpolationMode(recipe.interpolation), antialias=recipe.antialias)
@@ -252,7 +252,7 @@ def video_operation(frames: Tensor, index: int, negative: bool) -> Tensor:
 
     Args:
         index: 0 to 13, in torchvision's order.
-        negative: the sign of those operations that have one.
+        negative: the sign, for operations that have one.
     """
     height, width = frames.shape[-2:]
 
@@ -300,7 +300,7 @@ def video_operation(frames: Tensor, index: int, negative: bool) -> Tensor:
 
 
 def augmented_bank(recipe: AudioRecipe, sound: Sound, chance: Chance) -> Tensor:
-    """Sound -> (frames, mel_bins). As in the original, masks and padding are zeros before normalising."""
+    """Sound -> (frames, mel_bins). As in the original, masks and padding are 0 before normalising."""
     bank = recipe.spectrogram(sound)
     bank = F.pad(bank, (0, 0, 0, recipe.frames - len(bank)))
     bank[:, random_span(recipe.mel_bins, FREQUENCY_MASK, chance)] = 0
@@ -309,7 +309,7 @@ def augmented_bank(recipe: AudioRecipe, sound: Sound, chance: Chance) -> Tensor:
 
 
 def augmented_whisper(recipe: WhisperRecipe, sound: Sound, chance: Chance) -> Tensor:
-    """Sound -> (80, 100 seconds). Not in the original: masks as loud as silence, in what can be heard."""
+    """Sound -> (80, 100 seconds). Not in the original: masks are silence, within the audible part."""
     spectrogram = recipe(sound)
     heard = len(recipe.spectrogram(sound))
     silence = spectrogram.min()
@@ -319,7 +319,7 @@ def augmented_whisper(recipe: WhisperRecipe, sound: Sound, chance: Chance) -> Te
 
 
 def random_span(length: int, widest: float, chance: Chance) -> slice:
-    """SpecAugment's mask: of a random width up to a part `widest` of the length, then at a random place."""
+    """A SpecAugment mask: random width up to the share `widest` of the length, at a random position."""
     width = chance.uniform(0, widest * length)
     start = int(chance.uniform(0, length - width))
     return slice(start, start + int(width))

@@ -1,25 +1,25 @@
-"""Features of the frozen encoder, computed once and kept, so that training never runs the encoder.
+"""A cache of the frozen encoder's features, so that training never runs the encoder.
 
     cache = FeatureCache.open(Path("cache/coco"), config.encoder, config.recipe, draws=4)
-    absent = cache.missing(item.media for item in items)  # what `python -m train features` has yet to encode
+    absent = cache.missing(item.media for item in items)  # files that `python -m train features` must encode
     key = cache.key(items[0].media)
     features = cache.get(key, draw=0)  # one (D_j,) tensor per feature layer
 
-Draw 0 is the file as evaluation sees it; draws 1 to k are views of it as the original trains on (see
-train.features.augment), each from a seed that depends on the file's content and the draw alone.
+Draw 0 is the file as evaluation sees it; draws 1 to k are augmented views as in the original's training (see
+train.features.augment). The seed of a draw depends only on the file's content and the draw's number.
 
-    CACHE/cache.json                 what the features were made with; another configuration is refused
-    CACHE/shards/NAME.safetensors    float32 (R, D) per encoder layer that is read
-    CACHE/shards/NAME.json           its R rows and its checksum; without this, the shard does not count
-    CACHE/media-RANK.jsonl           which content the files had that were looked at
+    CACHE/cache.json                 what the features were made with; other configurations are refused
+    CACHE/shards/NAME.safetensors    float32 (R, D) per encoder layer
+    CACHE/shards/NAME.json           its R rows and its checksum; a shard without this file is ignored
+    CACHE/media-RANK.jsonl           content keys of the files seen so far
 
-A file is known by its content: moved, copied or renamed it keeps its features, edited it gets new ones, and
-equal files share theirs. Features are float32, as the encoder gives them: training on the cache and training
-on the encoder are the same to the last bit. The six layers of a ViT-B take 18 KB per view.
+A file is identified by its content: if it is moved, copied or renamed it keeps its features, if it is edited
+it gets new ones, and equal files share theirs. Features are stored in float32, so training on the cache is
+bitwise identical to training on the encoder. The six layers of a ViT-B take 18 KB per view.
 
-Which views share a shard and a batch follows from the list of media alone, and shards appear whole or not at
-all: a run that is killed loses at most one shard of work, and its rerun writes the same bytes as if nothing
-had happened. A shard's name is a hash of its rows, so processes that share the work never write the same one.
+Which views share a shard and a batch depends only on the list of files, and shards are written atomically: a
+run that is killed loses at most one shard of work, and its rerun writes the same bytes as an undisturbed run.
+A shard's name is a hash of its rows, so processes that share the work never write the same one.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class FeatureCache:
     """A folder of encoder features.
 
     Attributes:
-        draws: augmented views per medium that this configuration trains on.
+        draws: augmented views per file that this configuration trains on.
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class FeatureCache:
         self.draws = draws
         self.reference = reference
         self.encoder = encoder
-        self.made_with = made_with  # cache.json; None until something was encoded
+        self.made_with = made_with  # cache.json; None if nothing has been encoded yet
         self.shards: dict[str, Shard] = {}
-        self.rows: dict[Row, tuple[str, int]] = {}  # -> name of the shard, place in it
+        self.rows: dict[Row, tuple[str, int]] = {}  # -> name of the shard, index in it
         self.keys: dict[Stamp, str] = {}
         self.latest: dict[str, str] = {}  # path -> key
         self._opened: dict[str, Any] = {}  # verified shards, mapped into memory
@@ -103,15 +103,15 @@ class FeatureCache:
         draws: int = 0,
         reference: bool = False,
     ) -> FeatureCache:
-        """Read what a folder holds; nothing is written, and a folder that is not there is an empty cache.
+        """Open a folder for reading; a missing folder is an empty cache, and nothing is written.
 
         Args:
             encoder: may read fewer layers than the cache has.
-            reference: whether draws 1 to `draws` are augmented with the original's errors. Both kinds can be
-                in one cache.
+            reference: whether draws 1 to `draws` are augmented with the original's errors. One cache can hold
+                both kinds.
 
         Raises:
-            EPALMError: the folder was made with another encoder or recipe, which the sentence names.
+            EPALMError: the folder was made with another encoder or recipe; the message says which.
         """
         made_with = read_json(folder / "cache.json")
         if made_with is not None:
@@ -132,25 +132,25 @@ class FeatureCache:
 
     def _drop(self, name: str) -> None:
         for row in self.shards.pop(name).rows if name in self.shards else ():
-            if self.rows.get(row, ("",))[0] == name:  # it may be in a second shard of other processes
+            if self.rows.get(row, ("",))[0] == name:  # another process may have written it to a second shard
                 del self.rows[row]
 
     def _take_in_media(self, path: Path) -> None:
-        """Read a list of seen files."""
+        """Read a list of files and their keys."""
         for file, size, changed, key in read_json_lines(path):
             self.keys[file, size, changed] = self.latest[file] = key
 
     # ---------------------------------------------------------------- reading
 
     def view(self, draw: int) -> str:
-        """The name of a draw in the cache, where both kinds of augmentation can be."""
+        """The name of a draw in the cache, which distinguishes both kinds of augmentation."""
         return "evaluation" if draw == 0 else f"{'reference' if self.reference else 'augmented'}-{draw}"
 
     def key(self, path: str | Path) -> str:
-        """The key of a file's content. Only a file that is new or changed since it was encoded is read.
+        """The key of a file's content. The file is read only if it is new or has changed.
 
         Raises:
-            EPALMError: it is empty, or missing and was never encoded.
+            EPALMError: the file is empty, or missing and was never encoded.
         """
         path = os.path.abspath(path)
         if known := self._known(path):
@@ -162,7 +162,7 @@ class FeatureCache:
         return key
 
     def _known(self, path: str) -> str | None:
-        """The key of a file that was seen before; where it is gone, the features of it remain of use."""
+        """The key of a file seen before; features of a deleted file remain usable."""
         stamp = stamp_of(path)
         return self.keys.get(stamp) if stamp else self.latest.get(path)
 
@@ -170,7 +170,7 @@ class FeatureCache:
         return (key, self.view(draw)) in self.rows
 
     def missing(self, media: Iterable[str | Path]) -> list[str]:
-        """The files that lack a draw, each once, in their order; those that cannot be read are among them."""
+        """The files that lack a draw or cannot be read, each once, in order."""
         return [path for path in distinct(media) if not self._complete(path)]
 
     def _complete(self, path: str) -> bool:
@@ -181,22 +181,22 @@ class FeatureCache:
         return all(self.has(key, draw) for draw in range(self.draws + 1))
 
     def get(self, key: str, draw: int) -> list[Tensor]:
-        """One (D_j,) float32 tensor per feature layer; raises as `batch`."""
+        """One (D_j,) float32 tensor per feature layer; raises like `batch`."""
         return [features[0] for features in self.batch([(key, draw)])]
 
     def batch(self, samples: Sequence[Sample]) -> list[Tensor]:
         """Features of B pairs of key and draw: one (B, D_j) float32 tensor per feature layer.
 
-        A layer that is named several times gives the same tensor several times.
+        A layer that is listed several times returns the same tensor several times.
 
         Raises:
-            EPALMError: one is not in the cache, or its shard is damaged.
+            EPALMError: a pair is not in the cache, or its shard is damaged.
         """
         places = []
         for key, draw in samples:
             if not self.has(key, draw):
                 raise EPALMError(
-                    f"{self.folder} lacks draw {draw} of a medium ({key}): run the features command again."
+                    f"{self.folder} lacks draw {draw} of a file ({key}): run the features command again."
                 )
             name, place = self.rows[key, self.view(draw)]
             places.append((self._shard(name), place))
@@ -208,13 +208,12 @@ class FeatureCache:
         return [side_by_side(layers, entry) for entry in entries]
 
     def _shard(self, name: str) -> Any:
-        """A shard that was verified when it was first read."""
+        """Open a shard; it is verified when first read."""
         if name not in self._opened:
             path = self.folder / "shards" / f"{name}.safetensors"
             if not intact(path, self.shards[name].sha256):
                 raise EPALMError(
-                    f"{path} is damaged or missing: run the features command again, which encodes its media "
-                    "afresh."
+                    f"{path} is damaged or missing: run the features command again to encode its files again."
                 )
             self._opened[name] = safe_open(path, "pt")
         return self._opened[name]
@@ -226,8 +225,8 @@ class FeatureCache:
         """Add to the cache, as the only process of this rank.
 
         Raises:
-            EPALMError: another process of this rank does so already, the encoder is another one than before,
-                or the folder cannot be written.
+            EPALMError: another process of this rank is doing so, the encoder differs from the cache's, or the
+                folder cannot be written.
         """
         lock = FileLock(self.folder / f"rank-{rank}.lock")
         with writing(self.folder):
@@ -236,7 +235,7 @@ class FeatureCache:
                 lock.acquire(timeout=0)
             except Timeout as error:
                 raise EPALMError(
-                    f"Another process is filling {self.folder} now: wait until it is done."
+                    f"Another process is filling {self.folder}: wait until it has finished."
                 ) from error
             media = JsonLines(self.folder / f"media-{rank}.jsonl")
         try:
@@ -247,10 +246,10 @@ class FeatureCache:
 
 
 class FeatureCacheWriter:
-    """What adds to a cache; see `FeatureCache.filling`.
+    """Adds to a cache; see `FeatureCache.filling`.
 
     Attributes:
-        layers: of the encoder that the cache has, counted from 0; all are encoded, whoever reads fewer.
+        layers: encoder layers in the cache, counted from 0. All are encoded even if a reader needs fewer.
     """
 
     def __init__(self, cache: FeatureCache, encoder: Encoder, rank: int, media: JsonLines):
@@ -262,7 +261,7 @@ class FeatureCacheWriter:
         self.layers: list[int] = cache.made_with["layers"]
 
     def _agree(self, encoder: Encoder) -> None:
-        """Write cache.json, or refuse an encoder that does not fit to it."""
+        """Write cache.json, or refuse an encoder that does not match it."""
         cache, config = self.cache, self.cache.encoder
         encoder.widths.check(config, config.id)
         path, weights = cache.folder / "cache.json", fingerprint(encoder)
@@ -271,7 +270,7 @@ class FeatureCacheWriter:
             reads = {place for entry in encoder.widths.places(config.feature_layers) for place in entry}
             made = {**wanted, "layers": sorted(reads), "depth": encoder.widths.layers}
             self._put(path, (json.dumps({**made, "weights": weights}, indent=2) + "\n").encode())
-        cache.made_with = read_json(path)  # which another process may have written meanwhile
+        cache.made_with = read_json(path)  # another process may have written it meanwhile
         refuse_other(cache.folder, cache.made_with, wanted, config.feature_layers)
         if cache.made_with["weights"] != weights:
             raise EPALMError(
@@ -279,7 +278,7 @@ class FeatureCacheWriter:
             )
 
     def remember(self, path: str) -> None:
-        """Write down which content a file has, so that it need not be read to be recognised."""
+        """Record a file's key, so that it need not be read again to be recognised."""
         stamp = stamp_of(path)
         if stamp and stamp in self.cache.keys and stamp not in self.recorded:
             self.recorded.add(stamp)
@@ -287,7 +286,7 @@ class FeatureCacheWriter:
                 self.media.add([*stamp, self.cache.keys[stamp]])
 
     def add(self, samples: Sequence[Sample], features: Sequence[Tensor]) -> None:
-        """Write a shard: its samples, and one (R, D) tensor per entry of `layers`."""
+        """Write a shard of samples with one (R, D) tensor per entry of `layers`."""
         rows = [(key, self.cache.view(draw)) for key, draw in samples]
         name = shard_name(rows)
         path = self.cache.folder / "shards" / f"{name}.safetensors"
@@ -299,18 +298,18 @@ class FeatureCacheWriter:
         self.cache._take_in(name, shard)
 
     def discard_damaged(self) -> list[str]:
-        """Forget shards that are not what was written; a sentence about each."""
+        """Drop damaged shards; returns a sentence about each."""
         sentences = []
         for index in sorted(self.cache.folder.glob("shards/*.json")):
             path, shard = index.with_suffix(".safetensors"), read_shard(index)
             if shard and intact(path, shard.sha256):
                 continue
-            sentences.append(f"{path} is damaged: its media are encoded afresh.")
+            sentences.append(f"{path} is damaged: its files are encoded again.")
             self.cache._drop(index.stem)
-            index.unlink(missing_ok=True)  # the shard itself may just be replaced by another process
+            index.unlink(missing_ok=True)  # another process may be replacing the shard itself
         return sentences
 
     def _put(self, path: Path, data: bytes) -> None:
-        """Write a file so that it appears whole, even if the power fails."""
+        """Write a file atomically, even if the power fails."""
         with writing(self.cache.folder), atomic(path, self.part) as file:
             file.write(data)

@@ -1,4 +1,4 @@
-"""`python -m train features`: encode the media of a data set once; what is kept, see train.features.cache."""
+"""`python -m train features`: encode the files of a data set once, into a train.features.cache."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def process() -> tuple[int, int, int]:
-    """This process' number among all, how many there are, and its number on this machine.
+    """This process's rank, the number of processes, and its rank on this machine.
 
-    accelerate and torchrun set them; otherwise this process is alone.
+    accelerate and torchrun set them; without these, there is one process.
     """
     numbers = os.environ.get("RANK", 0), os.environ.get("WORLD_SIZE", 1), os.environ.get("LOCAL_RANK", 0)
     rank, world, local = map(int, numbers)
@@ -36,20 +36,20 @@ def run_features(
     workers: int,
     reference: bool = False,
 ) -> int:
-    """Encode the media of manifests into a cache; goes on where an earlier call stopped.
+    """Encode the files of manifests into a cache; continues where an earlier call stopped.
 
-    Started by `accelerate launch` or `torchrun`, each process takes its part, on its own GPU.
+    Under `accelerate launch` or `torchrun`, each process takes its share, on its own GPU.
 
     Args:
-        config, encoder: which layers to keep, and the encoder that has them.
-        draws: augmented views per medium; 0 is enough for splits that are only evaluated.
+        config, encoder: the layers to keep, and the encoder.
+        draws: augmented views per file; 0 is enough for splits that are only evaluated.
         reference: augment with the original's errors, see train.features.augment.
 
     Returns:
-        How many media cannot be read and have no features.
+        How many files cannot be read and have no features.
 
     Raises:
-        EPALMError: a manifest is wrong, or the cache belongs to another configuration.
+        EPALMError: a manifest is invalid, or the cache belongs to another configuration.
     """
     from train.data.manifest import load_manifest  # heavy imports only when they are needed
     from train.features.cache import FeatureCache
@@ -61,17 +61,17 @@ def run_features(
     report = encode_manifest(items, opened, encoder, batch, workers, rank, world, progress=rank == 0)
     part = f" (part {rank + 1} of {world})" if world > 1 else ""
     print(
-        f"{report.media} media{part}: {report.encoded} views encoded, {report.present} were there. "
+        f"{report.media} files{part}: {report.encoded} views encoded, {report.present} already there. "
         f"Features are in {cache}."
     )
     return len(report.unreadable)
 
 
 def features_of(arguments: argparse.Namespace) -> None:
-    """Encode the splits that CONFIG names; only the training split gets augmented draws.
+    """Encode the splits of CONFIG; only training splits get augmented draws.
 
     Raises:
-        EPALMError: as `run_features`, or, after everything else was encoded, some media cannot be read.
+        EPALMError: see `run_features`; or, after encoding all others, some files cannot be read.
     """
     from tqdm import tqdm
 
@@ -82,7 +82,7 @@ def features_of(arguments: argparse.Namespace) -> None:
     settings = load_settings(arguments.config, arguments.set)
     model, data = settings.model, settings.data
     if data.cache is None:
-        raise EPALMError("The settings name no cache: set data.cache to a folder for the features.")
+        raise EPALMError("The settings have no cache: set data.cache to a folder for the features.")
     if arguments.batch < 1:
         raise EPALMError(f"--batch must be at least 1, but it is {arguments.batch}.")
     device, (_, _, local) = arguments.device or choose_device(), process()
@@ -106,6 +106,6 @@ def features_of(arguments: argparse.Namespace) -> None:
         )
     if unreadable:
         raise EPALMError(
-            f"{unreadable} media cannot be read and have no features (see above): repair them, or take their "
-            "items out of the manifests, and run this again."
+            f"{unreadable} files cannot be read and have no features (see above): repair them or remove "
+            "their items from the manifests, then run this again."
         )

@@ -1,4 +1,4 @@
-"""Filling a feature cache: media are read by threads ahead of the frozen encoder.
+"""Fill a feature cache: threads read files ahead of the frozen encoder.
 
 report = encode_manifest(items, cache, encoder, batch=64, workers=8)
 """
@@ -27,7 +27,7 @@ from train.features.augment import augmented, open_augmented
 from train.features.cache import FeatureCache, Sample
 from train.features.shards import distinct
 
-SHARD_ROWS = 256  # about: few enough that a kill costs little, enough that there are not too many files
+SHARD_ROWS = 256  # approximately; limits both the loss when killed and the number of files
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -35,12 +35,12 @@ R = TypeVar("R")
 
 @dataclass
 class Report:
-    """What became of the media of a process.
+    """The result of encoding a process's files.
 
     Fields:
-        media: distinct files.
-        encoded, present: views that were encoded now, and those that were there before.
-        unreadable: a sentence about each file that has no features.
+        media: number of distinct files.
+        encoded, present: number of views encoded now, and of those already in the cache.
+        unreadable: file -> sentence, for files without features.
     """
 
     media: int
@@ -60,17 +60,17 @@ def encode_manifest(
     say: Callable[[str], None] = tqdm.write,
     progress: bool = True,
 ) -> Report:
-    """Encode all draws of every distinct medium that the cache lacks, first draw 0 of all of them.
+    """Encode all missing draws of every distinct file, starting with draw 0 of all files.
 
     Args:
-        batch: media that the encoder sees at once. Between batch sizes, as between devices, features may
-            differ in their last bits.
-        workers: threads that read and transform media ahead of the encoder.
-        rank, world: this process takes every `world`-th medium; others take the rest, at any time.
-        say: told in one sentence about every damaged shard and every file that cannot be read.
+        batch: files per encoder batch. Other batch sizes or devices may change the last bits of features.
+        workers: threads that read and transform files ahead of the encoder.
+        rank, world: this process takes every `world`-th file; other processes take the rest.
+        say: called with a sentence about every damaged shard and every file that cannot be read.
 
     Raises:
-        EPALMError: the cache cannot be written or belongs to another encoder, or the device's memory is full.
+        EPALMError: the cache cannot be written or belongs to another encoder, or the device ran out of
+            memory.
     """
     paths = distinct(item.media for item in items)[rank::world]
     report = Report(len(paths))
@@ -108,7 +108,7 @@ def encode_manifest(
         tensors = read_ahead(jobs, read, workers, ahead=batch + workers)
 
         def readable(count: int) -> Iterator[tuple[Sample, Tensor]]:
-            """What can be encoded of the next `count` jobs."""
+            """The next `count` jobs, without files that cannot be read."""
             for (path, sample), tensor in islice(tensors, count):
                 if isinstance(tensor, EPALMError):
                     unreadable(path, tensor)
@@ -131,14 +131,14 @@ def encode_manifest(
 
 
 def planned_shards(keys: Sequence[str], draws: int, batch: int) -> list[list[Sample]]:
-    """All samples in shards of whole batches; what is in the cache has no influence on the plan."""
+    """All samples in shards of whole batches, independent of what is already in the cache."""
     samples = [(key, draw) for draw in range(draws + 1) for key in keys]
     size = batch * max(1, SHARD_ROWS // batch)
     return [samples[start : start + size] for start in range(0, len(samples), size)]
 
 
 def seed_of(key: str, draw: int) -> int:
-    """The same for the same content and draw on every machine, different otherwise."""
+    """The seed of a draw, which depends only on the file's content and the draw's number."""
     return int.from_bytes(hashlib.sha256(f"{key} {draw}".encode()).digest()[:4])
 
 
@@ -148,14 +148,14 @@ def encode(encoder: Encoder, media: list[Tensor], layers: Sequence[int]) -> list
         return [features.float().cpu() for features in encoder(torch.stack(media), layers)]
     except torch.OutOfMemoryError as error:
         raise EPALMError(
-            f"The device's memory is too small for {len(media)} media at once: make the batch smaller."
+            f"The device ran out of memory with {len(media)} files per batch: use a smaller --batch."
         ) from error
 
 
 def read_ahead(
     jobs: Sequence[T], read: Callable[[T], R], workers: int, ahead: int
 ) -> Generator[tuple[T, R | EPALMError], None, None]:
-    """Each job in order, with what `read` gives or raises as an EPALMError; `ahead` more are being read."""
+    """Yield each job in order with the result or EPALMError of `read`, while reading `ahead` more jobs."""
 
     def attempt(job: T) -> R | EPALMError:
         try:
@@ -163,7 +163,7 @@ def read_ahead(
         except EPALMError as error:
             return error
 
-    torch.get_num_threads()  # settles it for this thread, in which the encoder runs on all cores
+    torch.get_num_threads()  # fixes it for this thread, where the encoder runs on all cores
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     waiting: deque[tuple[T, Future[R | EPALMError]]] = deque()
     try:
@@ -179,7 +179,7 @@ def read_ahead(
 
 
 def bar(total: int, progress: bool) -> tqdm:
-    """Views done, views per second and time left: one line on a terminal, else a line every half minute."""
+    """A progress bar of views: one line on a terminal, otherwise a line every half minute."""
     every = 0.5 if sys.stderr.isatty() else 30
     return tqdm(
         total=total, desc="features", unit=" views", mininterval=every, disable=not (progress and total)

@@ -1,4 +1,4 @@
-"""The mean features of the training data, which explanations of an adapter's answers compare with."""
+"""Mean features of the training data, the baseline of explanations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def mean_features(batches: Iterable[Sequence[Tensor]]) -> list[Tensor]:
     """The mean of every feature, in float32.
 
     Args:
-        batches: of n features (B, D_j) each, as the adapter takes them; a few thousand examples are enough.
+        batches: n features (B, D_j) each, as the adapter's input; a few thousand examples are enough.
     Returns:
         n tensors (D_j).
     Raises:
@@ -28,12 +28,12 @@ def mean_features(batches: Iterable[Sequence[Tensor]]) -> list[Tensor]:
         sums = [a + b for a, b in zip(sums, added, strict=True)] if sums else added
         count += len(batch[0])
     if not count:
-        raise EPALMError("There are no features to take a mean of; give at least one batch.")
+        raise EPALMError("There are no features to average; give at least one batch.")
     return [(total / count).float() for total in sums]
 
 
 def store_mean_features(folder: Path, means: Sequence[Tensor]) -> None:
-    """Write mean features (D_j) into an adapter folder; raises as `Adapter.load`."""
+    """Write mean features (D_j) into an adapter folder; raises like `Adapter.load`."""
     adapter = Adapter.load(folder)
     adapter.mean_features = list(means)
     adapter.save(folder)

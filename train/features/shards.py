@@ -1,6 +1,6 @@
-"""The files of a feature cache, and what it is known by: settings, shards, the content of media.
+"""The files of a feature cache, and how they are identified: settings, shards, contents of files.
 
-shard = read_shard(folder / "shards" / "NAME.json")  # None if it is not what was written
+shard = read_shard(folder / "shards" / "NAME.json")  # None if it is damaged
 refuse_other(folder, made_with, settings(encoder, recipe), layers)
 """
 
@@ -25,10 +25,10 @@ from epalm.errors import EPALMError
 from epalm.files import sha256_of
 from epalm.media.container import open_file
 
-FORMAT = 1  # raised when the same settings would give other features
-ADVICE = "give the cache another folder, or remove that one."
+FORMAT = 1  # increased when the same settings would give other features
+ADVICE = "use another folder for the cache, or remove this one."
 
-Row = tuple[str, str]  # the same in the cache: key, view
+Row = tuple[str, str]  # key of a file's content, view
 Stamp = tuple[str, int, int]  # path, bytes, time of the last change in nanoseconds
 
 
@@ -42,7 +42,7 @@ class Shard:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn a failing write into one sentence."""
+    """Turn a failed write into an EPALMError."""
     try:
         yield
     except OSError as error:
@@ -50,7 +50,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def settings(encoder: EncoderConfig, recipe: dict[str, Any]) -> dict[str, Any]:
-    """What makes features comparable, as plain JSON values: tuples become lists."""
+    """The settings that features depend on, as plain JSON values."""
     made_with = {
         "format": FORMAT,
         "encoder": {"id": encoder.id, "revision": encoder.revision},
@@ -60,18 +60,18 @@ def settings(encoder: EncoderConfig, recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def widths_of(made_with: dict[str, Any]) -> Widths:
-    """The features of a cache's encoder as far as its cache.json knows them, without their widths."""
+    """The layers of a cache's encoder according to its cache.json; the widths are unknown."""
     return Widths([0] * max(made_with["depth"], max(made_with["layers"]) + 1), made_with["depth"])
 
 
 def refuse_other(folder: Path, there: Any, here: dict[str, Any], entries: Sequence[FeatureLayer]) -> None:
-    """EPALMError if a cache was made with other settings, or lacks one of the layers."""
+    """EPALMError if a cache was made with other settings or lacks a layer."""
     for part in ("format", "encoder", "recipe"):
         theirs, ours = flat(there[part], part), flat(here[part], part)
         for name in sorted(theirs.keys() | ours.keys()):
             if theirs.get(name) != ours.get(name):
                 raise EPALMError(
-                    f"{folder} holds features of another configuration ({name} is {theirs.get(name)!r} "
+                    f"{folder} has features of another configuration ({name} is {theirs.get(name)!r} "
                     f"there and {ours.get(name)!r} here): {ADVICE}"
                 )
     known = widths_of(there)
@@ -79,7 +79,7 @@ def refuse_other(folder: Path, there: Any, here: dict[str, Any], entries: Sequen
     for entry in entries:
         if not set(parts(entry)) <= held:
             raise EPALMError(
-                f"{folder} holds layers {there['layers']} of an encoder with {there['depth']}, but this "
+                f"{folder} has layers {there['layers']} of an encoder with {there['depth']} layers, but this "
                 f"configuration reads layer {entry}: {ADVICE}"
             )
 
@@ -92,7 +92,7 @@ def flat(value: Any, name: str) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """None where there is no such file."""
+    """The content of a JSON file; None if there is no such file."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -102,7 +102,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_shard(path: Path) -> Shard | None:
-    """NAME.json; None where it is not what was written, which its name shows."""
+    """Read NAME.json; None if it is missing or does not match its name."""
     try:
         index = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -118,7 +118,7 @@ def shard_name(rows: Sequence[Row]) -> str:
 
 
 def intact(path: Path, sha256: str) -> bool:
-    """Whether a file is there and has this checksum."""
+    """Whether a file exists and has this checksum."""
     try:
         return sha256_of(path) == sha256
     except FileNotFoundError:
@@ -126,7 +126,7 @@ def intact(path: Path, sha256: str) -> bool:
 
 
 def content_key(path: str) -> str:
-    """What a file is known by.
+    """The key of a file's content.
 
     Raises:
         EPALMError: it is missing or empty.
@@ -136,10 +136,10 @@ def content_key(path: str) -> str:
 
 
 def cached_widths(folder: Path) -> Widths:
-    """Widths of an encoder's features, by what a cache holds of them; 0 where it holds none.
+    """Widths of an encoder's features according to a cache; 0 for layers that it does not have.
 
     Raises:
-        EPALMError: nothing is in the cache yet.
+        EPALMError: the cache is empty.
     """
     made_with = read_json(folder / "cache.json")
     for path in sorted(folder.glob("shards/*.safetensors")) if made_with else ():
@@ -151,7 +151,7 @@ def cached_widths(folder: Path) -> Widths:
 
 
 def stamp_of(path: str) -> Stamp | None:
-    """What tells that a file was changed; None if it is gone."""
+    """A file's path, size and modification time; None if it is gone."""
     try:
         status = os.stat(path)
     except OSError:
@@ -160,7 +160,7 @@ def stamp_of(path: str) -> Stamp | None:
 
 
 def fingerprint(encoder: Encoder) -> str:
-    """A hash of all weights and their types: a folder of the same name may hold another encoder."""
+    """A hash of all weights and dtypes, since a folder of the same name may hold another encoder."""
     digest = hashlib.sha256()
     for name, weight in encoder.state_dict().items():
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
@@ -169,5 +169,5 @@ def fingerprint(encoder: Encoder) -> str:
 
 
 def distinct(media: Iterable[str | Path]) -> list[str]:
-    """Absolute paths, each once, in the order in which they first come."""
+    """Absolute paths without repeats, in order of first occurrence."""
     return list(dict.fromkeys(os.path.abspath(path) for path in media))

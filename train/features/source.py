@@ -1,4 +1,4 @@
-"""Where an item's features come from: a cache that was filled before, or the encoder, as they are needed.
+"""Where an item's features come from: a filled cache, or the encoder on demand.
 
     features = feature_source(settings, config, {"train": items}, encoder)
     features(items[:16], [0] * 16)  # one (16, D_j) tensor per injected hidden state
@@ -30,28 +30,28 @@ from train.features.encoding import seed_of
 from train.features.shards import content_key
 from train.settings import Settings
 
-DROP_PATH = 0.1  # of the original's TimeSformer: from 0 in the first layer to this in the last one
+DROP_PATH = 0.1  # of the original's TimeSformer: rises from 0 in the first layer to this in the last
 
 
 class FeatureSource(Protocol):
-    """Features of items."""
+    """Provides the features of items."""
 
     def __call__(self, items: Sequence[Item], draws: Sequence[int], drop_paths: bool = False) -> list[Tensor]:
         """One (B, D_j) tensor per injected hidden state.
 
         Args:
             draws: one per item.
-            drop_paths: whether an encoder that computes now leaves out paths at random, if it has such.
+            drop_paths: whether a live encoder with stochastic depth drops paths.
         Raises:
             EPALMError: a file cannot be read, or is not in the cache.
         """
 
     def ahead(self, items: Sequence[Item], draws: Sequence[int]) -> None:
-        """What will be asked for next: files may be read meanwhile."""
+        """Announce the next request, so that its files can be read in the meantime."""
 
 
 class CachedFeatures:
-    """Read from a folder that `python -m train features` filled."""
+    """Features from a cache filled by `python -m train features`."""
 
     def __init__(self, cache: FeatureCache):
         self.cache = cache
@@ -60,18 +60,18 @@ class CachedFeatures:
         return self.cache.batch([(self.cache.key(i.media), d) for i, d in zip(items, draws, strict=True)])
 
     def ahead(self, items: Sequence[Item], draws: Sequence[int]) -> None:
-        """Nothing: reading takes no time."""
+        """Do nothing: reading the cache is fast."""
 
 
 class LiveFeatures:
-    """Computed when they are needed: files are read and transformed by threads, then encoded."""
+    """Features computed on demand: threads read and transform files, then the encoder runs."""
 
     def __init__(self, settings: Settings, config: AdapterConfig, encoder: Encoder):
         self.encoder = encoder
         self.layers = config.encoder.feature_layers
         self.recipe, self.original = settings.recipe, settings.reference
         self.pool = ThreadPoolExecutor(settings.data.workers)
-        self.key = functools.cache(content_key)  # a file is read for its key once, not in every epoch
+        self.key = functools.cache(content_key)  # compute a file's key once, not in every epoch
         self.reading: dict[tuple[str, int], Future[Tensor]] = {}
         self.paths: list[TimesformerDropPath] = []
         if settings.reference and isinstance(encoder, TimesformerEncoder):
@@ -94,18 +94,18 @@ class LiveFeatures:
         """The tensor of an item's file."""
         if draw == 0:
             return self.recipe(self.recipe.open(item.media))
-        seed = seed_of(self.key(item.media), draw)  # the view that a cache would hold
+        seed = seed_of(self.key(item.media), draw)  # the same view as in a cache
         return augmented(self.recipe, open_augmented(self.recipe, item.media, seed), seed, self.original)
 
 
 def feature_source(
     settings: Settings, config: AdapterConfig, splits: Mapping[str, Sequence[Item]], encoder: Encoder | None
 ) -> FeatureSource:
-    """Where the features of these splits come from; refuses a cache that lacks some of them.
+    """The source of features for these splits; raises an EPALMError if the cache lacks some of them.
 
     Args:
-        splits: by name; only "train" needs augmented draws.
-        encoder: used where the settings name no cache.
+        splits: items by name; only "train" needs augmented draws.
+        encoder: used if the settings have no cache.
     """
     data = settings.data
     if data.cache is None:
@@ -126,7 +126,7 @@ def feature_source(
 
 
 def stochastic_depth(encoder: TimesformerEncoder) -> list[TimesformerDropPath]:
-    """Give the layers of a TimeSformer the original's drop paths, switched off."""
+    """Add the original's stochastic depth to a TimeSformer, switched off."""
     layers = encoder.network.encoder.layer
     rates = torch.linspace(0, DROP_PATH, len(layers)).tolist()
     for layer, rate in zip(layers, rates, strict=True):
@@ -136,7 +136,7 @@ def stochastic_depth(encoder: TimesformerEncoder) -> list[TimesformerDropPath]:
 
 @contextmanager
 def dropping(paths: Sequence[TimesformerDropPath]) -> Iterator[None]:
-    """Drop paths while inside, as the original's TimeSformer does in training."""
+    """Switch stochastic depth on inside the block, as in the original's training."""
     for path in paths:
         path.train()
     try:

@@ -1,4 +1,4 @@
-"""Metrics of the benchmarks: every sample is scored on its own, then the corpus.
+"""Metrics of the benchmarks, for every sample and for the corpus.
 
     scores = score_captions({"7": "a dog runs"}, {"7": ["a dog is running", "a brown dog"]})
     scores.corpus["CIDEr"], scores.samples["7"]["ROUGE-L"]
@@ -6,10 +6,11 @@
     scores = score_vqa({"42": "Two."}, {"42": ["2"] * 9 + ["3"]})
     scores.accuracy, scores.samples["42"], by_group(scores.samples, {"42": "how many"})
 
-All values are fractions as pycocoevalcap gives them; papers print them times 100 (a CIDEr of 1.13 as 113).
+All values are fractions, as in pycocoevalcap; papers print them × 100 (a CIDEr of 1.13 as 113).
 
-A new metric of answers is a function (prediction, answers) -> fraction in ANSWER_METRICS, one of captions is
-a function (captions, references) -> corpus and samples in CAPTION_METRICS; a benchmark names it in `metrics`.
+A new answer metric is a function (prediction, answers) -> fraction in ANSWER_METRICS; a new caption metric is
+a function (captions, references) -> corpus and sample scores in CAPTION_METRICS. A benchmark lists it in
+`metrics`.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def averaged(samples: Sequence[float]) -> CorpusAndSamples:
     return mean(samples), samples
 
 
-# By the name that results have. BLEU is beside them, because its corpus needs the captions' counts.
+# By the name used in results. BLEU is separate because its corpus score needs the captions' counts.
 CAPTION_METRICS: dict[str, Callable[[Captions, References], CorpusAndSamples]] = {
     "ROUGE-L": rouge_scores,
     "CIDEr": cider_scores,
@@ -85,7 +86,7 @@ class CaptionScores:
 
     corpus: dict[str, float]  # by metric; BLEU and METEOR are not the mean of their samples
     samples: dict[str, dict[str, float]]  # by id, then by metric
-    absent: dict[str, str] = field(default_factory=dict)  # metric -> one sentence why it is missing
+    absent: dict[str, str] = field(default_factory=dict)  # metric -> why it is missing
     counts: tuple[BleuCounts, ...] = ()  # in the order of the samples
 
 
@@ -98,7 +99,7 @@ class AnswerScores:
 
 
 def by_group(samples: Mapping[str, float], groups: Mapping[str, str]) -> dict[str, float]:
-    """Mean score per group, e.g. with `groups` = the question type or answer type by id."""
+    """Mean score per group; `groups` maps an id to its group, such as a question type."""
     members: dict[str, list[float]] = {}
     for key, group in groups.items():
         members.setdefault(group, []).append(samples[key])
@@ -110,7 +111,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def check(predictions: Mapping[str, str], truths: Mapping[str, object], truth: str) -> None:
-    """Refuse ids that are on one side only, and items without anything to compare with."""
+    """EPALMError if ids are on one side only, or items have nothing to compare with."""
     if not truths:
         raise EPALMError("There is nothing to score: the split is empty.")
     for have, want, name in ((predictions, truths, "prediction"), (truths, predictions, truth)):
@@ -132,14 +133,14 @@ def score_captions(
     """Caption metrics over a whole split.
 
     Args:
-        predictions: caption by id, as the model wrote it (an empty one scores 0).
-        references: at least one human caption by id, as written; the same ids.
-        java: also METEOR and SPICE, which start a Java program each (METEOR takes ten seconds to start).
+        predictions: caption by id, as generated (an empty one scores 0).
+        references: at least one human caption per id, unprocessed; the same ids.
+        java: also compute METEOR and SPICE, which start Java programs (METEOR takes ten seconds to start).
 
     Raises:
         EPALMError: an id is on one side only, or has no reference.
 
-    CIDEr weighs words by the references given here, so score a split at once, never in parts.
+    CIDEr weighs words by the references given here, so score a whole split, never parts of it.
     """
     check(predictions, references, "reference")
     ids = list(references)
@@ -171,7 +172,7 @@ def score_vqa(predictions: Mapping[str, str], answers: Mapping[str, Sequence[str
 
 
 def score_labels(predictions: Mapping[str, str], labels: Mapping[str, Mapping[str, float]]) -> AnswerScores:
-    """Exact match with answers that have a score each: `labels` holds {answer: score} by id.
+    """Exact match with weighted answers: `labels` holds {answer: score} by id.
 
     Raises:
         EPALMError: an id is on one side only, or has no answer.
@@ -182,7 +183,7 @@ def score_labels(predictions: Mapping[str, str], labels: Mapping[str, Mapping[st
 def score_answers(
     predictions: Mapping[str, str], truths: Mapping[str, T], score: Callable[[str, T], float]
 ) -> AnswerScores:
-    """One metric of answers over a split.
+    """Score the answers of a split with one metric.
 
     Raises:
         EPALMError: an id is on one side only, or has no answer.

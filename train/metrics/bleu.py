@@ -1,7 +1,7 @@
 """BLEU-1..4 of a corpus, with the reference length closest to each caption.
 
-Papineni et al. 2002, in the form of the COCO caption evaluation: modified n-gram precision, their geometric
-mean, one brevity penalty over the whole corpus, and tiny constants in the place of smoothing.
+Papineni et al. 2002, as in the COCO caption evaluation: the geometric mean of modified n-gram precisions, one
+brevity penalty for the whole corpus, and tiny constants instead of smoothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 Tokens = Sequence[str]
 ORDERS = 4
-TINY, SMALL = 1e-15, 1e-9  # keep a caption without a matching n-gram, or shorter than n, at about zero
+TINY, SMALL = 1e-15, 1e-9  # captions without a matching n-gram, or shorter than n, score about 0
 
 
 def ngrams(tokens: Tokens, order: int) -> Counter[tuple[str, ...]]:
@@ -23,16 +23,16 @@ def ngrams(tokens: Tokens, order: int) -> Counter[tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class BleuCounts:
-    """What one caption adds to the corpus."""
+    """The contribution of one caption to the corpus."""
 
-    matched: tuple[int, ...]  # n-grams of order 1..4 that a reference has too, each as often as there at most
+    matched: tuple[int, ...]  # n-grams of order 1..4 that also occur in a reference, clipped to its count
     guessed: tuple[int, ...]  # n-grams of order 1..4 in the caption
     length: int
     reference_length: int
 
 
 def bleu_counts(caption: Tokens, references: Sequence[Tokens]) -> BleuCounts:
-    """Counts of one caption; the closest reference length is the shorter one of two equally close."""
+    """Counts of one caption; of two equally close reference lengths the shorter one counts."""
     matched = []
     for order in range(1, ORDERS + 1):
         allowed: Counter[tuple[str, ...]] = Counter()
@@ -45,7 +45,7 @@ def bleu_counts(caption: Tokens, references: Sequence[Tokens]) -> BleuCounts:
 
 
 def add(counts: Sequence[BleuCounts]) -> BleuCounts:
-    """The counts of a corpus."""
+    """Sum the counts of a corpus."""
     return BleuCounts(
         tuple(map(sum, zip(*(c.matched for c in counts), strict=True))),
         tuple(map(sum, zip(*(c.guessed for c in counts), strict=True))),
@@ -55,7 +55,7 @@ def add(counts: Sequence[BleuCounts]) -> BleuCounts:
 
 
 def bleu(counts: BleuCounts) -> tuple[float, ...]:
-    """BLEU-1, -2, -3 and -4 in [0, 1], of one caption's counts or of a corpus' (`add`)."""
+    """BLEU-1 to BLEU-4 in [0, 1], from the counts of one caption or of a corpus (`add`)."""
     ratio = (counts.length + TINY) / (counts.reference_length + SMALL)
     brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
     product, scores = 1.0, []

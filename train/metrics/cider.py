@@ -1,9 +1,9 @@
 """CIDEr-D: n-grams weighted by how rare they are, against each reference.
 
-Vedantam, Zitnick and Parikh 2015, in the form of the COCO caption evaluation (its "CIDEr" is CIDEr-D):
-n-grams of 1 to 4 words, clipped counts, a Gaussian penalty (sigma 6) on the difference in length, times 10.
-How rare an n-gram is comes from the references of the evaluated corpus itself, so that a value belongs to its
-split: a subset of a split gives other values, and a single item always gives 0.
+Vedantam, Zitnick and Parikh 2015, as in the COCO caption evaluation (its "CIDEr" is CIDEr-D): n-grams of 1 to
+4 words, clipped counts, a Gaussian penalty (sigma 6) on the length difference, times 10. The rarity of an
+n-gram comes from the references of the evaluated corpus, so values are specific to a split: a subset gives
+other values, and a single item always scores 0.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIGMA = 6.0
 
 @dataclass(frozen=True)
 class Weighted:
-    """One sentence: tf-idf weights and their norms for n-grams of each order."""
+    """A sentence: tf-idf weights and their norms, for n-grams of each order."""
 
     weights: list[dict[NGram, float]]
     norms: list[float]
@@ -34,7 +34,7 @@ class CiderD:
     """CIDEr-D against the references of one corpus: `CiderD(references)`, then `score` per caption."""
 
     def __init__(self, references: Sequence[Sequence[Tokens]]) -> None:
-        """`references`: per item of the corpus, its tokenised references."""
+        """`references`: the tokenised references of every item of the corpus."""
         documents: Counter[NGram] = Counter()
         for sentences in references:
             seen: set[NGram] = set()
@@ -42,7 +42,7 @@ class CiderD:
                 for order in range(1, ORDERS + 1):
                     seen.update(ngrams(tokens, order))
             documents.update(seen)
-        self.unseen = math.log(len(references))  # weight of an n-gram that no reference or one item has
+        self.unseen = math.log(len(references))  # weight of an n-gram found in at most one item's references
         self.idf = {ngram: self.unseen - math.log(count) for ngram, count in documents.items()}
 
     def weigh(self, tokens: Tokens) -> Weighted:
@@ -52,7 +52,7 @@ class CiderD:
             counts = ngrams(tokens, order)
             weights.append({ngram: n * self.idf.get(ngram, self.unseen) for ngram, n in counts.items()})
         norms = [math.sqrt(sum(w * w for w in of_order.values())) for of_order in weights]
-        return Weighted(weights, norms, max(len(tokens) - 1, 0))  # the official length counts pairs of words
+        return Weighted(weights, norms, max(len(tokens) - 1, 0))  # the official length counts bigrams
 
     def score(self, caption: Tokens, references: Sequence[Tokens]) -> float:
         """CIDEr-D in [0, 10] of one caption: the mean over references and orders, times 10."""

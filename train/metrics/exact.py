@@ -1,4 +1,4 @@
-"""Exact match of answers: GQA, the video questions, sounds and own data; and of sets of things, for DAQUAR.
+"""Exact match of answers (GQA, video questions, sounds, own data) and of sets of things (DAQUAR).
 
 exact_match(" Two.", ["2"])                                # 1.0
 set_match("scissors and a book", ["book, scissors"])       # 1.0
@@ -16,7 +16,7 @@ BETWEEN_THINGS = re.compile(r",|;|\band\b|&")
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1 if anybody gave the predicted answer, else 0; both sides are normalised as VQA's are."""
+    """1 if anybody gave the predicted answer, else 0; both sides are normalised as in VQA."""
     return label_accuracy(prediction, dict.fromkeys(answers, 1.0))
 
 
@@ -35,7 +35,7 @@ def label_accuracy(prediction: str, label: Mapping[str, float]) -> float:
 def set_match(prediction: str, answers: Sequence[str]) -> float:
     """1 if the prediction names the same things as one of the answers, in any order, else 0.
 
-    Things stand between commas, semicolons or "and"; each is normalised as VQA's answers are.
+    Things are separated by commas, semicolons or "and"; each is normalised as in VQA.
     """
     return float(things(prediction) in map(things, answers))
 

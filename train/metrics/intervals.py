@@ -3,9 +3,9 @@
     intervals({"CIDEr": [0.5, 1.2, 0.9]})              # {"CIDEr": (0.5, 1.2)}
     paired([1.0, 0.0, 1.0], [0.0, 0.0, 1.0])           # difference 0.33, its interval, p
 
-Items are drawn with replacement a thousand times; the interval holds the middle 95 % of the values. Questions
-about one picture count as if they were independent, so where a picture has many, intervals are too narrow.
-CIDEr keeps the weights of words that the whole split gives.
+Items are resampled with replacement a thousand times; the interval covers the middle 95 % of the values.
+Questions about one picture are treated as independent, so intervals are too narrow if a picture has many.
+CIDEr keeps the word weights of the whole split.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 from train.metrics.bleu import ORDERS, BleuCounts, bleu
 
 ROUNDS = 1000
-FLIPS = 10_000  # of the signs in a test; fewer where there are very many items
-MOST = 200_000_000  # numbers drawn in a test
+FLIPS = 10_000  # random sign flips in a test; fewer for very many items
+MOST = 200_000_000  # most random numbers in a test
 LEVEL = 0.95
 SEED = 0
 
@@ -31,9 +31,9 @@ class Paired:
     """Two results on the same items.
 
     Attributes:
-        difference: of the means; above 0 where the first one is better.
-        interval: of the difference.
-        p: how often a difference at least this large comes about by chance, if both are equally good.
+        difference: difference of the means; positive if the first result is better.
+        interval: 95 % interval of the difference.
+        p: probability of a difference at least this large by chance, if both are equally good.
     """
 
     difference: float
@@ -48,8 +48,8 @@ def intervals(
     """Intervals of metrics whose corpus value is the mean of their samples, and of BLEU.
 
     Args:
-        samples: by metric, the score of every item.
-        counts: of the same items, for BLEU.
+        samples: metric -> the score of every item.
+        counts: for the same items, for BLEU.
     """
     columns = [list(values) for values in samples.values()]
     if counts:
@@ -80,7 +80,7 @@ def as_counts(row: Sequence[float]) -> BleuCounts:
 
 
 def resampled(columns: np.ndarray, rounds: int = ROUNDS) -> np.ndarray:
-    """Sums of (columns, items) over items drawn with replacement: (rounds, columns)."""
+    """Sums of (columns, items) over items resampled with replacement: (rounds, columns)."""
     rng, items = np.random.default_rng(SEED), columns.shape[1]
     sums = np.empty((rounds, len(columns)))
     for number in range(rounds):
@@ -89,16 +89,16 @@ def resampled(columns: np.ndarray, rounds: int = ROUNDS) -> np.ndarray:
 
 
 def middle(values: np.ndarray) -> Interval:
-    """The middle `LEVEL` of values."""
+    """The interval that covers the middle `LEVEL` of values."""
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
-    """Compare the scores of the same items: bootstrap of the difference, and a test that flips signs.
+    """Compare two results on the same items: bootstrap of the difference, and a sign-flip permutation test.
 
     If both were equally good, each item's difference could as well have the other sign; p is the share of
-    random flips, the true one counted, whose mean is at least as far from 0.
+    random flips (including the observed signs) whose mean is at least as far from 0.
     """
     difference = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
     found = float(difference.mean())

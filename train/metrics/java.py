@@ -1,11 +1,10 @@
-"""METEOR and SPICE: the Java programs of pycocoevalcap, where they can run; `Unavailable` says why not.
+"""METEOR and SPICE, the Java programs of pycocoevalcap; `Unavailable` explains why they cannot run.
 
-METEOR runs from the package alone (`pip install pycocoevalcap`, any Java from 8). SPICE also needs Stanford's
-models, about 400 MB, which the package downloads into itself:
-`python -m pycocoevalcap.spice.get_stanford_models`.
+METEOR needs only the package (`pip install pycocoevalcap`) and Java 8 or newer. SPICE also needs Stanford's
+models, about 400 MB, which `python -m pycocoevalcap.spice.get_stanford_models` downloads into the package.
 
-The programs are started here and not by the package, whose wrapper waits for ever for a program that died,
-and reads numbers with a decimal comma as damage.
+We start the programs ourselves because the package's wrapper waits forever for a program that died and cannot
+read numbers with a decimal comma.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ from epalm.errors import EPALMError
 
 Tokens = Sequence[str]
 SPICE_MODELS = "stanford-corenlp-3.6.0.jar"
-# Numbers with a decimal point, whatever the machine's language.
+# Print numbers with a decimal point in any locale.
 LANGUAGE = ("-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8")
-SILENCE = 300.0  # seconds without a line after which a program is given up
-SPICE_SECONDS = 600.0, 10.0  # to start, and for each caption with its references
+SILENCE = 300.0  # seconds to wait for the next line of output
+SPICE_SECONDS = 600.0, 10.0  # time limit: to start, and for each caption
 
 
 class Unavailable(EPALMError):
-    """One sentence on why a metric could not be computed on this machine."""
+    """Why a metric could not be computed on this machine, in one sentence."""
 
 
 def package(metric: str) -> Path:
-    """The folder of pycocoevalcap, once Java is there as well."""
+    """The folder of pycocoevalcap; Unavailable if it or Java is missing."""
     spec = importlib.util.find_spec("pycocoevalcap")
     if spec is None or not spec.submodule_search_locations:
         raise Unavailable(f"{metric} needs the package pycocoevalcap: pip install pycocoevalcap.")
@@ -46,7 +45,7 @@ def package(metric: str) -> Path:
 
 
 def java_runs() -> bool:
-    """Whether there is a Java, and it starts with the memory that METEOR asks for."""
+    """Whether Java is installed and starts with the memory that METEOR needs."""
     try:
         command = ["java", "-Xmx2G", "-version"]
         return subprocess.run(command, capture_output=True, timeout=SILENCE).returncode == 0
@@ -55,7 +54,7 @@ def java_runs() -> bool:
 
 
 def environment() -> dict[str, str]:
-    """This process' environment; `_JAVA_OPTIONS`, which outdo a command's own, must not set a language."""
+    """The environment, with the locale added to `_JAVA_OPTIONS`, which override command-line options."""
     found = dict(os.environ)
     if options := found.get("_JAVA_OPTIONS"):
         found["_JAVA_OPTIONS"] = " ".join((options, *LANGUAGE))
@@ -66,7 +65,7 @@ def meteor(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -
     """METEOR 1.5 of the corpus and of each caption, in [0, 1]; the corpus value is not the captions' mean.
 
     Raises:
-        Unavailable: without Java or pycocoevalcap, or if the program ends, falls silent, or answers nonsense.
+        Unavailable: Java or pycocoevalcap is missing, or the program crashes, hangs or prints garbage.
     """
     jar = package("METEOR") / "meteor" / "meteor-1.5.jar"
     command = ["java", *LANGUAGE, "-Xmx2G", "-jar", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
@@ -80,7 +79,7 @@ def meteor(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -
     try:
         *scores, corpus = (float(answer.replace(",", ".")) for answer in answers)
     except ValueError as error:
-        raise Unavailable(f"METEOR's Java program answered something else than numbers ({error}).") from error
+        raise Unavailable(f"METEOR's Java program did not print numbers ({error}).") from error
     return corpus, scores
 
 
@@ -88,18 +87,18 @@ class Program:
     """A program that answers line by line.
 
     Args:
-        metric: begins the sentence of an error.
-        errors: a file with what the program writes as errors.
+        metric: its name in error messages.
+        errors: a file with the program's stderr.
     """
 
     def __init__(self, metric: str, process: subprocess.Popen[str], errors: Any):
         self.metric, self.process, self.errors = metric, process, errors
 
     def ask(self, lines: Any, answers: int) -> list[str]:
-        """Send lines and return that many lines of the answer; Unavailable if there are fewer.
+        """Send lines and return `answers` lines of output; Unavailable if there are fewer.
 
-        The lines are sent from a thread, because the program answers before it has read them all. A program
-        that says nothing for `SILENCE` seconds is killed, which ends the reading.
+        A thread sends the lines because the program answers before it has read them all. A program that
+        prints nothing for `SILENCE` seconds is killed, which ends the reading.
         """
         assert self.process.stdout is not None
         sender = threading.Thread(target=self._send, args=(lines,), daemon=True)
@@ -119,7 +118,7 @@ class Program:
 
     def _send(self, lines: Any) -> None:
         assert self.process.stdin is not None
-        with suppress(OSError, ValueError):  # it died; the reading end says so
+        with suppress(OSError, ValueError):  # it died; the reading side reports it
             for line in lines:
                 self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
@@ -131,7 +130,7 @@ class Program:
     def _death(self, silent: bool) -> str:
         """One sentence on how the program ended."""
         if silent:
-            return f"{self.metric}'s Java program did not answer for {SILENCE:.0f} seconds and was ended."
+            return f"{self.metric}'s Java program did not answer for {SILENCE:.0f} seconds and was stopped."
         code = self.process.wait()
         self.errors.seek(0)
         said = [line.strip() for line in self.errors if line.strip() and not line.startswith("Picked up ")]
@@ -141,7 +140,7 @@ class Program:
 
 @contextmanager
 def conversation(metric: str, command: Sequence[str], folder: Path) -> Iterator[Program]:
-    """A running program, which is killed at the end.
+    """Run a program; it is killed at the end.
 
     Raises:
         Unavailable: it does not start.
@@ -170,7 +169,7 @@ def conversation(metric: str, command: Sequence[str], folder: Path) -> Iterator[
 
 
 def close(pipe: Any) -> None:
-    """Close a pipe, also one that cannot be written any more."""
+    """Close a pipe, even if its other end is gone."""
     with suppress(OSError):
         pipe.close()
 
@@ -179,7 +178,7 @@ def spice(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) ->
     """SPICE (F-score over scene graph tuples) of the corpus and of each caption, in [0, 1].
 
     Raises:
-        Unavailable: without Java, pycocoevalcap or Stanford's models, or if the Java program fails.
+        Unavailable: Java, pycocoevalcap or Stanford's models are missing, or the program fails.
     """
     folder = package("SPICE") / "spice"
     if not (folder / "lib" / SPICE_MODELS).is_file():
@@ -209,11 +208,11 @@ def spice(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) ->
             scores = [float("nan" if found[i] is None else found[i]) for i in range(len(rows))]
         except subprocess.CalledProcessError as error:
             raise Unavailable(
-                f"SPICE's Java program failed with code {error.returncode}: it was written for Java 8."
+                f"SPICE's Java program failed with code {error.returncode}; it was written for Java 8."
             ) from error
         except subprocess.TimeoutExpired as error:
             raise Unavailable(
-                f"SPICE's Java program did not end within {error.timeout:.0f} seconds."
+                f"SPICE's Java program did not finish within {error.timeout:.0f} seconds."
             ) from error
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise Unavailable(f"SPICE's Java program left no usable scores ({error}).") from error

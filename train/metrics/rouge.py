@@ -1,7 +1,7 @@
-"""ROUGE-L: how long a subsequence of words a caption shares with its references.
+"""ROUGE-L: the longest common subsequence of words of a caption and its references.
 
-Lin 2004, in the form of the COCO caption evaluation: best precision and best recall over the references
-(each on its own), combined with beta 1.2; the corpus value is the mean over captions.
+Lin 2004, as in the COCO caption evaluation: the best precision and the best recall over all references, taken
+separately and combined with beta 1.2. The corpus value is the mean over captions.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ BETA = 1.2  # weight of recall against precision
 def lcs_length(a: Tokens, b: Tokens) -> int:
     """Length of the longest common subsequence.
 
-    Bit i of `row` is 0 where the table's row for the words of `b` so far steps up at word i of `a`: one
-    addition of long integers moves the whole row on (Hyyrö 2004).
+    Bit i of `row` is 0 where the dynamic-programming row for the words of `b` so far increases at word i of
+    `a`; one addition of long integers updates the whole row (Hyyrö 2004).
     """
     places: dict[str, int] = {}
     for i, word in enumerate(a):

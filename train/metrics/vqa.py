@@ -1,15 +1,15 @@
-"""VQA v2 accuracy: how an answer is normalised, and how it is scored against ten human answers.
+"""VQA v2 accuracy: normalise an answer, and score it against ten human answers.
 
     vqa_accuracy(" Two dogs.", ["2 dogs"] * 3 + ["dogs"] * 7)   # 0.9 = (3 · 2/3 + 7 · 3/3) / 10
 
-The official evaluation script changed in March 2021, and numbers of before and after must not be compared:
+The official evaluation script changed in March 2021; results from before and after are not comparable:
 
     before       the prediction goes through both steps (punctuation; numbers and articles), the human answers
-                 through the punctuation step only, and only where they disagree. The paper's numbers.
-    since        where the human answers disagree, both sides go through both steps; where all ten are the
-                 same, both are compared as written, in their letter case.
+                 only through the punctuation step, and only if they disagree. Used in the paper.
+    since        if the human answers disagree, both sides go through both steps; if all ten are equal, both
+                 sides are compared as written, including letter case.
 
-Both are at https://github.com/GT-Vision-Lab/VQA, and their oddities are kept.
+Both are at https://github.com/GT-Vision-Lab/VQA; we keep their quirks.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# Deleted or replaced one after the other, which is why the order is part of the definition.
+# Deleted or replaced one after another, so the order matters.
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 DIGITS = {word: str(value) for value, word in enumerate(NUMBERS)} | {"none": "0"}
 ARTICLES = frozenset({"a", "an", "the"})
 
-# Each form is recognised with any one of its apostrophes missing. The official table also holds "Im", "Ive",
-# "Id've" and "I'dve", which a lower-cased word never equals.
+# Each form is recognised with any one of its apostrophes missing. The official table also has "Im", "Ive",
+# "Id've" and "I'dve", which a lower-case word never matches.
 FORMS = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't
     he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've
@@ -41,16 +41,17 @@ CONTRACTIONS = {
 CONTRACTIONS["somebody'd"] = "somebodyd"  # the official table has this pair the wrong way round
 
 COMMA_IN_NUMBER = re.compile(r"\d,\d")
-# Meant to keep a dot behind a digit too, but the official look-behind is mistyped and inert: "5." -> "5".
+# Meant to keep a dot after a digit as well, but the official look-behind has a typo and no effect: "5." ->
+# "5".
 PERIOD = re.compile(r"\.(?!\d)")
-MOST_PERIODS = 32  # a flag passed in the place of the count
+MOST_PERIODS = 32  # the official script passes a flag as the count
 
 
 def strip_punctuation(text: str) -> str:
-    """`text` without punctuation, in its letter case: "T-shirt" -> "T shirt", "cats, dogs" -> "cats dogs".
+    """Remove punctuation, keeping letter case: "T-shirt" -> "T shirt", "cats, dogs" -> "cats dogs".
 
-    A mark that stands beside a space anywhere in `text` is deleted everywhere, otherwise it becomes a space;
-    a number with a comma in it has all marks deleted: "1,000 people!" -> "1000 people".
+    A mark that is next to a space anywhere in `text` is deleted everywhere, otherwise it becomes a space. If
+    there is a number with a comma, all marks are deleted: "1,000 people!" -> "1000 people".
     """
     number = COMMA_IN_NUMBER.search(text) is not None
     out = text
@@ -61,13 +62,13 @@ def strip_punctuation(text: str) -> str:
 
 
 def map_words(text: str) -> str:
-    """Lower case, digits up to ten, no articles, apostrophes put back: "The two dont" -> "2 don't"."""
+    """Lower case, number words as digits, no articles, apostrophes restored: "The two dont" -> "2 don't"."""
     words = [DIGITS.get(word, word) for word in text.lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
 def one_line(answer: str) -> str:
-    """An answer without line breaks, tabs, and spaces around it."""
+    """An answer without line breaks, tabs and surrounding spaces."""
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
@@ -77,7 +78,7 @@ def normalise(answer: str) -> str:
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """Accuracy in [0, 1] of one answer by the script before March 2021.
+    """Accuracy of one answer in [0, 1], by the script from before March 2021.
 
     Args:
         prediction: the model's text; it is normalised here.
@@ -89,9 +90,9 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
 
 def vqa_accuracy_since_2021(prediction: str, answers: Sequence[str]) -> float:
-    """Accuracy in [0, 1] of one answer by the script since March 2021; arguments as `vqa_accuracy`.
+    """Accuracy of one answer in [0, 1], by the script since March 2021; arguments as in `vqa_accuracy`.
 
-    Where all humans agree the prediction is compared as written: only spaces around it are dropped.
+    If all humans agree, the prediction is compared as written, except for surrounding spaces.
     """
     predicted, answers = one_line(prediction), [one_line(answer) for answer in answers]
     if len(set(answers)) > 1:
@@ -100,7 +101,7 @@ def vqa_accuracy_since_2021(prediction: str, answers: Sequence[str]) -> float:
 
 
 def agreement(predicted: str, answers: Sequence[str]) -> float:
-    """The mean over each human left out of min(1, agreeing others / 3)."""
+    """The mean of min(1, agreeing humans / 3), leaving out each human in turn."""
     agrees = [answer == predicted for answer in answers]
     total = sum(agrees)
     return sum(min(1.0, (total - own) / 3) for own in agrees) / len(agrees)

@@ -1,4 +1,4 @@
-"""Pictures of the report: the curves of a training, and previews of media files as data URIs.
+"""Figures of the report: training curves, and previews of media files as data URIs.
 
 loss = chart(losses(steps), Path("loss.png"))  # also written as a file
 preview(Path("dog.mp4")).pictures  # four frames
@@ -31,13 +31,13 @@ from epalm.media.video import open_video
 Draw = Callable[[Axes], None]
 Rows = Sequence[dict[str, Any]]  # of log.jsonl
 
-INCHES, DPI = (3.8, 2.6), 240  # letters of 9 points stay legible where it is 320 pixels wide
-SMOOTHED = 40  # the bold loss is the mean over this part of the training
+INCHES, DPI = (3.8, 2.6), 240  # 9-point letters are legible at a width of 320 pixels
+SMOOTHED = 40  # the bold loss averages over 1/40 of the training
 
-SIDE = 400  # pixels of a thumbnail's longer side
+SIDE = 400  # longer side of a thumbnail, in pixels
 FRAMES = 4  # of a video
-PLAYED = 300_000  # bytes; larger sounds are shown, not embedded
-SOUNDS = {  # what browsers play
+PLAYED = 300_000  # bytes; larger sounds are not embedded, only their spectrogram
+SOUNDS = {  # types that browsers play
     ".aac": "audio/aac", ".flac": "audio/flac", ".m4a": "audio/mp4", ".mp3": "audio/mpeg",
     ".ogg": "audio/ogg", ".opus": "audio/ogg", ".wav": "audio/wav",
 }  # fmt: skip
@@ -75,7 +75,7 @@ THEMES = (theme("#ffffff", "#1c1e21", "#d9dce1"), theme("#14161a", "#e6e8eb", "#
 
 
 def chart(draw: Draw, path: Path, inches: tuple[float, float] = INCHES) -> tuple[str, str]:
-    """Draw twice: on a light ground, which is also written to `path`, and on a dark one; as data URIs.
+    """Draw a light version, also written to `path`, and a dark one; returns both as data URIs.
 
     Raises:
         EPALMError: the file cannot be written.
@@ -97,7 +97,7 @@ def chart(draw: Draw, path: Path, inches: tuple[float, float] = INCHES) -> tuple
 
 
 def losses(steps: Rows) -> Draw:
-    """Every logged loss, and the mean over a sliding window once there are enough of them."""
+    """Every logged loss, and a moving average once there are enough of them."""
     x, y = column(steps, "step"), column(steps, "loss")
     window = len(y) // SMOOTHED
 
@@ -115,7 +115,7 @@ def losses(steps: Rows) -> Draw:
 
 
 def learning_rates(steps: Rows) -> Draw:
-    """The rate of the connectors and, where it has its own, that of the soft prompt."""
+    """The learning rate of the connectors and, if it differs, of the soft prompt."""
     x, prompt = column(steps, "step"), column(steps, "prompt_lr")
 
     def draw(axes: Axes) -> None:
@@ -132,7 +132,7 @@ def learning_rates(steps: Rows) -> Draw:
 
 
 def metrics(epochs: Rows) -> Draw:
-    """Every metric by epoch, times 100."""
+    """Every metric × 100 by epoch."""
     splits = {row["split"] for row in epochs}
     lines: dict[str, list[tuple[int, float]]] = {}
     for row in epochs:
@@ -155,7 +155,7 @@ def metrics(epochs: Rows) -> Draw:
 def curves(
     title: str, metric: str, fractions: dict[str, float], lines: dict[str, dict[str, list[float]]]
 ) -> Draw:
-    """A line per group over the fraction of the data, each seed as a dot."""
+    """A line per group over the fraction of the data, with a dot per seed."""
 
     def draw(axes: Axes) -> None:
         axes.set(title=title, xlabel="part of the training data", ylabel=metric, xscale="log")
@@ -174,7 +174,7 @@ def curves(
 
 
 def dots(title: str, metric: str, groups: dict[str, dict[str, list[float]]]) -> Draw:
-    """A row of dots per row of a table: each seed, their mean as a bar; the first row's mean is a line."""
+    """For each row of a table, a dot per seed and a bar at the mean; a line marks the first row's mean."""
 
     def draw(axes: Axes) -> None:
         names: list[str] = []
@@ -204,12 +204,12 @@ def dots(title: str, metric: str, groups: dict[str, dict[str, list[float]]]) -> 
 
 
 def column(rows: Rows, name: str) -> np.ndarray:
-    """A number of every row, NaN where it is null."""
+    """One column of all rows as numbers; null becomes NaN."""
     return np.array([row[name] for row in rows], dtype=float)
 
 
 def dot(values: np.ndarray) -> str:
-    """A line of one point is not seen without."""
+    """Marker that makes a line with a single point visible."""
     return "o" if len(values) == 1 else ""
 
 
@@ -218,17 +218,17 @@ def dot(values: np.ndarray) -> str:
 
 @dataclass(frozen=True)
 class Preview:
-    """What a page shows of a media file: data URIs of one picture or of a video's frames, and its sound."""
+    """Preview of a media file: data URIs of a picture or of a video's frames, and of its sound."""
 
     pictures: list[str]
     sound: str | None = None
 
 
 def preview(path: Path, modality: str | None = None) -> Preview:
-    """A thumbnail of an image, frames of a video, or spectrogram and, if small, sound of an audio file.
+    """A thumbnail of an image, frames of a video, or a spectrogram of a sound and, if small, the sound itself.
 
     Args:
-        modality: "audio" to have the sound of a video.
+        modality: "audio" to preview the sound of a video.
 
     Raises:
         EPALMError: the file is missing, damaged or none of the three.

@@ -1,7 +1,7 @@
 """python -m train report RUN_DIR: one page about a training, from what `fit` and `evaluate` wrote so far.
 
-The page, RUN_DIR/report.html, holds its pictures and sounds itself and loads nothing from anywhere; the
-curves are also RUN_DIR/loss.png, learning_rate.png and metrics.png. page.html.j2 is what it looks like.
+The page, RUN_DIR/report.html, embeds its pictures and sounds and loads nothing from elsewhere; the curves are
+also written to RUN_DIR/loss.png, learning_rate.png and metrics.png. Its template is page.html.j2.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REFERENCES = 5  # of a caption
 
 PAGES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,  # data cannot become markup
+    autoescape=True,  # data must not become markup
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -39,12 +39,12 @@ def write_report(folder: Path, media: Path = Path(), against: Path | None = None
     """Write the page and the curves of a run into its folder; returns the page's path.
 
     Args:
-        media: folder that relative media paths of the predictions start from.
-        against: another run's folder, with which this one's predictions are compared item by item.
+        media: base folder for relative media paths in the predictions.
+        against: another run's folder, to compare predictions item by item.
 
     Raises:
-        EPALMError: the folder is no run or cannot be written, or a file in it is damaged; the other run has
-            no predictions of the same items.
+        EPALMError: the folder is not a run or cannot be written, a file in it is damaged, or the other run
+            has no predictions for the same items.
     """
     run = read(folder)
     charts, no_charts = curves(run, folder)
@@ -71,7 +71,7 @@ def write_report(folder: Path, media: Path = Path(), against: Path | None = None
 
 
 def progress(run: Run) -> str:
-    """How far the training is, in one sentence."""
+    """The progress of the training, in one sentence."""
     if not run.steps:
         return "No training is logged here." if run.metrics or run.predictions else "No step is logged yet."
     last = run.steps[-1]
@@ -81,7 +81,7 @@ def progress(run: Run) -> str:
 
 
 def curves(run: Run, folder: Path) -> tuple[list[tuple[str, tuple[str, str]]], list[str]]:
-    """Loss, learning rate and metrics, for both colour schemes, and what is not there yet."""
+    """Charts of loss, learning rate and metrics, and sentences about missing ones."""
     from train.reports import figures  # brings PyTorch and matplotlib, which --help need not wait for
 
     draws, missing = [], []
@@ -105,7 +105,7 @@ def curves(run: Run, folder: Path) -> tuple[list[tuple[str, tuple[str, str]]], l
 
 
 def result(name: str, found: Row, run: Run, against: Path | None) -> dict[str, Any]:
-    """An evaluated split: this run, the paper, and the same model without the right media."""
+    """An evaluated split: this run, the paper, and the blind and text-only baselines."""
     spans = found.get("intervals") or {}
     columns = {"paper": "paper", "another item’s media": "blind", "no media": "text_only"}
     others: dict[str, dict[str, float]] = {
@@ -118,7 +118,7 @@ def result(name: str, found: Row, run: Run, against: Path | None) -> dict[str, A
     compared = {key: Paired(**(row | {"interval": tuple(row["interval"])})) for key, row in
                 found.get("compared", {}).items()}  # fmt: skip
     if against is not None and not metric:
-        raise EPALMError(f"metrics-{name}.json does not say what it compares: evaluate the run again first.")
+        raise EPALMError(f"metrics-{name}.json does not name its metric: evaluate the run again first.")
     if against is not None and name in run.predictions:
         own = {row["id"]: row["score"] for row in run.predictions[name]}
         if other := compare(own, scores_of_run(against, list(own), metric)):
@@ -143,7 +143,7 @@ def result(name: str, found: Row, run: Run, against: Path | None) -> dict[str, A
 
 
 def samples(name: str, chosen: dict[str, list[Row]], run: Run, media: Path, shown: Any) -> dict[str, Any]:
-    """Predictions with their media, and those that are all wrong."""
+    """Sample predictions with their media, and the failures."""
     rows = run.predictions[name]
     cards: dict[str, list[Row]] = {}
     for kind, some in chosen.items():
@@ -175,7 +175,7 @@ def card(row: Row, media: Path, modality: str | None) -> Row:
 
 
 def preview(name: str, media: Path, modality: str | None) -> Row:
-    """A media file's preview, or its name and what is wrong with it."""
+    """A media file's preview, or what is wrong with it."""
     from train.reports import figures  # as above
 
     path = media / name
@@ -188,7 +188,7 @@ def preview(name: str, media: Path, modality: str | None) -> Row:
 
 
 def failures(rows: Sequence[Row]) -> dict[str, Any]:
-    """Predictions of score 0 as a list, and the most frequent of them."""
+    """Predictions with score 0, and the most frequent ones among them."""
     scored = [row for row in rows if row["score"] is not None]
     failed = [row for row in mix(scored) if row["score"] == 0]
     often = Counter(said(row) for row in failed).most_common(FREQUENT)
@@ -231,7 +231,7 @@ def cost(run: Run) -> dict[str, str] | None:
 
 
 def answers(row: Row) -> list[str]:
-    """The different answers, the most frequent first, with how many people gave them."""
+    """The distinct answers, most frequent first, with their counts."""
     counts: Counter[str] = Counter(row["answers"])
     return [answer if count == 1 else f"{answer} ({count}×)" for answer, count in counts.most_common()]
 
@@ -241,7 +241,7 @@ def said(row: Row) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A fraction the way papers print it."""
+    """A fraction as papers print it, × 100."""
     return "–" if value is None else f"{100 * value:.1f}"
 
 

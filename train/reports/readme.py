@@ -1,4 +1,4 @@
-"""Measured parts of a README: what a script writes between two marks, so that nobody types numbers."""
+"""Measured parts of a README, written by a script between two marks so that nobody types numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from epalm.files import write_atomic
 
 
 def write_between(file: Path, name: str, lines: Sequence[str]) -> None:
-    """Replace what `file` has between the marks of `name`; without marks they are put at its end.
+    """Replace the text between the marks of `name` in `file`; if there are no marks, append it with marks.
 
     Raises:
         EPALMError: the file cannot be written, or has one mark without the other.
@@ -20,5 +20,5 @@ def write_between(file: Path, name: str, lines: Sequence[str]) -> None:
     before, begins, rest = written.partition(begin)
     _, ends, after = rest.partition(end)
     if begins and not ends:
-        raise EPALMError(f"{file} has the mark {begin} but not {end} behind it: add it, or remove both.")
+        raise EPALMError(f"{file} has the mark {begin} but no {end} after it: add it, or remove both.")
     write_atomic(file, ["\n".join([before + begin, *lines, end + after])])

@@ -1,4 +1,4 @@
-"""The reliability diagram: how often answers are right, by how sure their adapter says it is.
+"""The reliability diagram: how often answers are right, by their confidence.
 
 chart(reliability_diagram({"pictures": bins}), Path("reliability.png"))
 """
@@ -13,11 +13,11 @@ from matplotlib.ticker import PercentFormatter
 from train.calibration import Bin, calibration_error
 from train.reports.figures import Draw
 
-LARGEST = 9  # points, of the dot of the fullest bin
+LARGEST = 9  # size of the largest bin's dot, in points
 
 
 def reliability_diagram(adapters: Mapping[str, Sequence[Bin]]) -> Draw:
-    """A line for each adapter; on the diagonal, what is said is true. Larger dots stand for more answers."""
+    """A line per adapter; the diagonal is perfect calibration. Larger dots stand for more answers."""
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle="--")

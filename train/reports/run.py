@@ -1,4 +1,4 @@
-"""What the folder of a run has so far: settings, log, results, predictions."""
+"""Read the folder of a run, finished or not: settings, log, results, predictions."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from epalm.files import read_json_lines
 
 Row = dict[str, Any]
 
-SHOWN = 6  # samples of a kind
+SHOWN = 6  # samples per kind
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the folder of a run has so far."""
+    """The content of a run's folder so far."""
 
     config: str | None
     steps: list[Row]
@@ -28,18 +28,18 @@ class Run:
     metrics: dict[str, Row]  # by split
     predictions: dict[str, list[Row]]  # by split
     cost: Row | None
-    modality: str | None  # of its adapter
+    modality: str | None  # of the adapter
 
 
 def read(folder: Path) -> Run:
-    """Read whatever of a run is there; EPALMError if nothing is, or if a file is damaged."""
+    """Read what there is of a run; EPALMError if there is nothing, or a file is damaged."""
     if not folder.is_dir():
-        raise EPALMError(f"{folder} is not a folder: give the folder that a training wrote.")
+        raise EPALMError(f"{folder} is not a folder: give the folder of a training.")
     config, log, costs = (folder / name for name in ("config.yaml", "log.jsonl", "cost.json"))
     metrics, predictions = by_split(folder, "metrics-*.json"), by_split(folder, "predictions-*.jsonl")
     if not (config.exists() or log.exists() or metrics or predictions):
         raise EPALMError(
-            f"{folder} is not the folder of a run: it has neither config.yaml nor log.jsonl nor results."
+            f"{folder} is not the folder of a run: it has no config.yaml, no log.jsonl and no results."
         )
     logged = rows(log)
     adapter = next(
@@ -47,7 +47,7 @@ def read(folder: Path) -> Run:
     )
     return Run(
         config=config.read_text(encoding="utf-8") if config.exists() else None,
-        # A resumed training repeats the steps since its last checkpoint: the later row counts.
+        # A resumed training repeats the steps since its last checkpoint; the later row counts.
         steps=latest((row for row in logged if row["kind"] == "step"), "step"),
         epochs=latest((row for row in logged if row["kind"] == "epoch"), "epoch", "split"),
         metrics={split: parsed(path) for split, path in metrics.items()},
@@ -58,13 +58,13 @@ def read(folder: Path) -> Run:
 
 
 def by_split(folder: Path, pattern: str) -> dict[str, Path]:
-    """The files of a name by the split in it, in alphabetical order."""
+    """Files that match a pattern, by the split in their names, sorted."""
     before, after = pattern.split("*")
     return {path.name[len(before) : -len(after)]: path for path in sorted(folder.glob(pattern))}
 
 
 def rows(path: Path) -> list[Row]:
-    """The JSON lines of a file, none if it is missing; a last one that is still being written is left out."""
+    """The JSON lines of a file, empty if it is missing; ignores a last line that is still being written."""
     found = read_json_lines(path) if path.exists() else []
     return [object_of(row, f"{path}:{number}") for number, row in enumerate(found, 1)]
 
@@ -73,7 +73,7 @@ def parsed(path: Path) -> Row:
     try:
         return object_of(json.loads(path.read_bytes()), str(path))
     except ValueError as error:
-        raise EPALMError(f"{path} is not valid JSON ({error}): it is damaged.") from None
+        raise EPALMError(f"{path} is damaged: it is not valid JSON ({error}).") from None
 
 
 def object_of(row: Any, where: str) -> Row:
@@ -83,12 +83,12 @@ def object_of(row: Any, where: str) -> Row:
 
 
 def latest(rows: Iterable[Row], *keys: str) -> list[Row]:
-    """The last row of each key, in the order of the first ones."""
+    """The last row for each key, in order of first occurrence."""
     return list({tuple(row[key] for key in keys): row for row in rows}.values())
 
 
 def choose(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The samples to show, the same for the same predictions in any order; of equal scores, random ones."""
+    """The samples to show, independent of the order of rows; ties are broken at random."""
     if len(rows) <= SHOWN:
         return {"All predictions": list(rows)}
     mixed = mix(rows)
@@ -99,5 +99,5 @@ def choose(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def mix(rows: Sequence[Row]) -> list[Row]:
-    """An arbitrary but fixed order, by the hash of the id."""
+    """Shuffle in a fixed way, by the hash of the id."""
     return sorted(rows, key=lambda row: sha256(json.dumps(row["id"]).encode()).digest())

@@ -1,10 +1,10 @@
-"""A study: the same training with some settings changed, several seeds each, as a table and a figure.
+"""A study: variants of a training with several seeds each, as a table and a figure.
 
     python -m train study train/studies/design-choices.yaml
 
-Every run is one `python -m train fit` and one `python -m train evaluate`; both commands and their output are
-in its log.txt. A run's folder is named after its settings: what is there is not run again, what was stopped
-goes on, and rows may be renamed.
+Every run is one `python -m train fit` and one `python -m train evaluate`; its log.txt has both commands and
+their output. A run's folder is named after its settings: finished runs are not repeated, stopped ones
+continue, and rows may be renamed.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from train.reports import figures
 from train.reports.readme import write_between
 from train.settings import Settings, load_settings, read_yaml
 
-FIGURES = Path(__file__).parents[2] / "assets" / "studies"  # those that a README shows
+FIGURES = Path(__file__).parents[2] / "assets" / "studies"  # figures for READMEs
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that belong together: they start from the same settings and have the same metric."""
+    """Rows that share their base settings and metric."""
 
     name: str
-    base: str  # settings of a training
-    rows: dict[str, tuple[str, ...]]  # name of a row: what it changes, as in `--set a.b=value`
+    base: str  # path of the base settings
+    rows: dict[str, tuple[str, ...]]  # row name -> changed settings, as in `--set a.b=value`
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared."""
+    """The trainings to compare."""
 
     title: str
     out: str
@@ -78,7 +78,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to: its first metric on the test split, with its own media and with others'."""
+    """A run's first metric on the test split, with the right media and blind."""
 
     metric: str
     value: float
@@ -91,7 +91,7 @@ def load_study(path: Path) -> Study:
     """Read a study's YAML file.
 
     Raises:
-        EPALMError: no such file, no YAML, unknown or missing keys, no seeds or rows.
+        EPALMError: the file is missing or not YAML, keys are wrong, or there are no seeds or rows.
     """
     study = from_dict(Study, read_yaml(path), str(path))
     if not study.seeds or not study.groups or not all(group.rows for group in study.groups):
@@ -100,10 +100,10 @@ def load_study(path: Path) -> Study:
 
 
 def runs_of(study: Study) -> list[Run]:
-    """All runs, seed by seed, so that a study which is stopped has something of every row.
+    """All runs, seed by seed, so that an interrupted study has results for every row.
 
     Raises:
-        EPALMError: a row's settings are wrong, or name no test split.
+        EPALMError: a row's settings are invalid or have no test split.
     """
     runs = []
     for seed in study.seeds:
@@ -113,7 +113,7 @@ def runs_of(study: Study) -> list[Run]:
                 base = Path(group.base)
                 settings = load_settings(base, changes)
                 if settings.data.test is None:
-                    raise EPALMError(f"{base} names no test split to compare on: set data.test.")
+                    raise EPALMError(f"{base} has no test split to compare on: set data.test.")
                 plain = dataclasses.replace(settings, out="")
                 digest = hashlib.sha256(repr(plain).encode()).hexdigest()[:8]
                 out = Path(study.out) / f"{base.stem}-{seed}-{digest}"
@@ -128,10 +128,10 @@ def runs_of(study: Study) -> list[Run]:
 
 
 def run_all(runs: Sequence[Run], jobs: int) -> None:
-    """Run what has no result yet, `jobs` at a time, each with its share of the CPU's threads.
+    """Run everything that has no result yet, `jobs` at a time, each with its share of the CPU's threads.
 
     Raises:
-        EPALMError: a run failed. Those beside it are told to stop, and go on in the next call.
+        EPALMError: a run failed. The others are stopped and continue in the next call.
     """
     left = [run for run in {run.out: run for run in runs}.values() if read_result(run) is None]
     processes = Processes(max(1, (os.cpu_count() or 1) // jobs))
@@ -150,9 +150,9 @@ def run_all(runs: Sequence[Run], jobs: int) -> None:
 
 
 def perform(run: Run, processes: Processes) -> None:
-    """Train and evaluate."""
+    """Train and evaluate one run."""
     changes = [part for change in run.changes for part in ("--set", change)]
-    last = ["--model", str(run.out / "last")]  # the budget is the same for all: no epoch is chosen
+    last = ["--model", str(run.out / "last")]  # not best/: all runs get the same budget
     run.out.mkdir(parents=True, exist_ok=True)
     log = run.out / "log.txt"
     for words in (
@@ -165,11 +165,11 @@ def perform(run: Run, processes: Processes) -> None:
             code = processes.run([sys.executable, "-m", "train", *words], file)
         if code:
             said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
-            raise EPALMError(f"The run in {run.out} failed ({said}); its log.txt tells more.")
+            raise EPALMError(f"The run in {run.out} failed ({said}); see its log.txt.")
 
 
 class Processes:
-    """Starts processes from several threads; `stop` ends those that run, and no more are started."""
+    """Starts processes from several threads; `stop` ends the running ones and prevents new ones."""
 
     def __init__(self, threads: int) -> None:
         self.environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
@@ -178,7 +178,7 @@ class Processes:
         self.lock = Lock()
 
     def run(self, command: list[str], log: TextIO) -> int:
-        """The exit code."""
+        """Run a command; returns its exit code."""
         with self.lock:
             if self.stopped:
                 return 1
@@ -187,7 +187,7 @@ class Processes:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self.environment,
-                start_new_session=True,  # Ctrl-C reaches the study alone, which tells its runs to save
+                start_new_session=True,  # Ctrl-C reaches only the study, which stops its runs
             )
             self.running.add(process)
         code = process.wait()
@@ -204,7 +204,7 @@ class Processes:
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends the study as Ctrl-C does: the runs save before they end."""
+    """SIGTERM ends the study like Ctrl-C: the runs save before they end."""
 
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
@@ -217,13 +217,13 @@ def terminated_as_interrupted() -> Iterator[None]:
 
 
 def read_result(run: Run) -> Result | None:
-    """The result of a run, or None if it has not come to its end."""
+    """The result of a run, or None if it has not finished."""
     try:
         scores = json.loads((run.out / "metrics-test.json").read_text())
         cost = json.loads((run.out / "cost.json").read_text())
     except FileNotFoundError:
         return None
-    if scores["blind"] is None:  # evaluated by hand, without it
+    if scores["blind"] is None:  # evaluated by hand without --blind
         return None
     metric = scores.get("metric") or next(iter(scores["metrics"]))
     log = read_json_lines(run.out / "log.jsonl")
@@ -243,7 +243,7 @@ Table = dict[str, dict[str, list[Result]]]  # results by group and row
 
 
 def gather(study: Study, runs: Sequence[Run]) -> Table:
-    """What there is so far, in the study's order."""
+    """The results so far, in the study's order."""
     found: Table = {group.name: {row: [] for row in group.rows} for group in study.groups}
     for run in runs:
         if (result := read_result(run)) is not None:
@@ -252,7 +252,7 @@ def gather(study: Study, runs: Sequence[Run]) -> Table:
 
 
 def markdown(table: Table) -> list[str]:
-    """A line per row: mean and standard deviation over the seeds, each seed's value, and what a guess has."""
+    """A line per row: mean and standard deviation over the seeds, each seed's value, and the blind result."""
     lines = []
     for group, rows in table.items():
         lines += [
@@ -281,7 +281,7 @@ def metric_of(rows: dict[str, list[Result]]) -> str:
 
 
 def figure(study: Study, table: Table, path: Path) -> None:
-    """Draw what there is: lines over the fraction of the data, or a row of dots per row of the table."""
+    """Draw the results: lines over the fraction of the data, or dots for each row of the table."""
     metric = " / ".join(dict.fromkeys(f"{metric_of(rows)} × 100" for rows in table.values()))
     if study.curve:
         fractions = {run.row: run.settings.limit for run in runs_of(study)}
@@ -304,7 +304,7 @@ def values(table: Table) -> dict[str, dict[str, list[float]]]:
 
 
 def run_study(arguments: argparse.Namespace) -> None:
-    """Run what is missing, then write table.md, figure.png and, if wanted, the README's part."""
+    """Run what is missing, then write table.md, figure.png and, with --readme, the README's section."""
     if arguments.jobs < 1:
         raise EPALMError(f"--jobs must be at least 1, but it is {arguments.jobs}.")
     study = load_study(arguments.study)

@@ -35,9 +35,11 @@ DATASETS = PAPER | SMALL
 
 
 def find_dataset(name: str) -> Dataset:
-    """The benchmark, or own data, of this name; EPALMError naming the closest one if there is none."""
+    """The benchmark or own-data set of this name; EPALMError naming the closest one if there is none."""
     known = DATASETS | OWN
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise EPALMError(f"{name!r} is no benchmark: did you mean {close}? Known are {', '.join(known)}.")
+        raise EPALMError(
+            f"{name!r} is not a benchmark: did you mean {close}? Choose from {', '.join(known)}."
+        )
     return known[name]

@@ -1,4 +1,4 @@
-"""AudioCaps: ten seconds of sound each, with one caption for training and five for evaluation."""
+"""AudioCaps: ten-second sounds with one caption for training and five for evaluation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read(files: Files) -> dict[str, list[Item]]:
 
 
 def official(files: Files, split: str, path: Path) -> list[Item]:
-    """A clip's captions are in rows of their own, which need not follow each other."""
+    """Items of a split. Each caption has its own row; a clip's rows need not be adjacent."""
     clips: dict[str, list[dict[str, str]]] = {}
     for row in read_csv(path, "audiocap_id", "youtube_id", "start_time", "caption"):
         clips.setdefault(row["youtube_id"], []).append(row)
@@ -39,8 +39,8 @@ def official(files: Files, split: str, path: Path) -> list[Item]:
 
 
 def names(clip: str, start: str) -> tuple[str, ...]:
-    """What the usual downloaders call a clip: its id, also with Y before it, alone or with its times in
-    seconds, milliseconds or with decimals ("Y-0j7a8XaBtc_30.000_40.000").
+    """Names that common downloaders give a clip: its id, with or without a leading Y, and with or without
+    times in seconds, milliseconds or decimals ("Y-0j7a8XaBtc_30.000_40.000").
     """
     times = [start]
     if WHOLE_SECONDS.fullmatch(start):

@@ -1,4 +1,4 @@
-"""What all benchmarks have in common: a description, and a function from official files to items."""
+"""What a benchmark consists of: a description, and a function from official files to items."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ CAPTION_METRICS = ("CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "R
 
 @dataclass(frozen=True)
 class Task:
-    """What is predicted from what, and how it is scored.
+    """What is predicted, from what, and how it is scored.
 
     Fields:
-        metrics: to report; the first one chooses the best epoch.
+        metrics: reported metrics; the first one selects the best epoch.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Submission:
-    """The file that a benchmark's server takes: a JSON list with an entry per item.
+    """The file format of a benchmark's evaluation server: a JSON list with an entry per item.
 
     Fields:
         name: split -> name of the file.
@@ -47,12 +47,12 @@ class Dataset(Task):
     """A benchmark.
 
     Fields:
-        splits: manifest -> what it holds. Files in the original implementation's form can give others.
+        splits: manifest -> description. The original implementation's files can have other splits.
         download: which files are needed and where they are, in one sentence.
-        layout: where the official archives put them; any other folders will do, too.
-        read: the splits that there are files for, each with its items.
-        needs: manifest -> the file without which it is not made.
-        submission: what the benchmark's server takes; None if there is no server.
+        layout: where the official archives put them; any other folders work as well.
+        read: files -> items of every split whose files are there.
+        needs: manifest -> the file that it requires.
+        submission: format of the evaluation server; None if there is no server.
     """
 
     splits: Mapping[str, str]
@@ -64,12 +64,11 @@ class Dataset(Task):
 
 
 def caption_items(split: str, captions: Mapping[tuple[str, ...], Sequence[str]], files: Files) -> list[Item]:
-    """Items of a caption split, as the original has them: training takes every caption as an item of its own,
-    evaluation takes all captions of a medium as the references of one item.
+    """Items of a caption split, as in the original: one item per caption for training, one item per file with
+    all its captions as references for evaluation.
 
     Args:
-        captions: names that the medium's file may have, without extension -> its captions. The first name
-            is its id.
+        captions: possible names of the file, without extension -> its captions. The first name is the id.
     """
     items = []
     for stems, texts in captions.items():
@@ -82,19 +81,19 @@ def caption_items(split: str, captions: Mapping[tuple[str, ...], Sequence[str]],
 
 
 def question_type(question: str) -> dict[str, str]:
-    """The group of a question by its first word, for benchmarks that say no other."""
+    """Group a question by its first word, for benchmarks that provide no question types."""
     return {"question_type": question.lower().split(maxsplit=1)[0]} if question.strip() else {}
 
 
 def place(name: str) -> float:
-    """A number in [0, 1) by the hash of a name: a random split that is the same everywhere, whatever else is
-    there.
+    """A number in [0, 1) from the hash of a name, for a random split that is the same everywhere and does not
+    depend on the other items.
     """
     return int.from_bytes(sha256(name.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 256**6
 
 
 def by_fold(found: Iterable[tuple[str, Item]], held_out: int) -> dict[str, list[Item]]:
-    """Splits of a benchmark in folds: `held_out` is test, the last of the others is val.
+    """Splits of a benchmark that has folds: `held_out` is test, the last of the others is val.
 
     Raises:
         EPALMError: a fold is not a number.
@@ -102,7 +101,7 @@ def by_fold(found: Iterable[tuple[str, Item]], held_out: int) -> dict[str, list[
     folds: dict[int, list[Item]] = {}
     for fold, item in found:
         if not fold.strip().isdecimal():
-            raise EPALMError(f"The clip {item.id} is in the fold {fold!r}, but folds are numbers.")
+            raise EPALMError(f"The clip {item.id} is in fold {fold!r}, but folds must be numbers.")
         folds.setdefault(int(fold), []).append(item)
     test = folds.pop(held_out, [])
     val = folds.pop(max(folds)) if len(folds) > 1 else []

@@ -1,8 +1,8 @@
-"""COCO captions: Karpathy's split, which the paper uses, and the official years.
+"""COCO captions: Karpathy's split, which the paper uses, and the official splits.
 
-dataset_coco.json has Karpathy's split of 2014's pictures. captions_train2014.json and the like have the
-official splits, called train2014, val2014, train2017, val2017 here; image_info_test2014.json has the
-pictures that the evaluation server asks captions for.
+dataset_coco.json has Karpathy's split of the 2014 pictures. captions_train2014.json and similar files have
+the official splits, here called train2014, val2014, train2017 and val2017; image_info_test2014.json lists the
+pictures that the evaluation server wants captions for.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OFFICIAL = {
 
 
 def read(files: Files) -> dict[str, list[Item]]:
-    """Karpathy's splits and the official ones, as far as their files are there."""
+    """Karpathy's splits and the official ones, if their files are there."""
     splits: dict[str, list[Item]] = {}
     if path := files.find(KARPATHY):
         splits |= read_karpathy(files, path)
@@ -37,13 +37,13 @@ def read(files: Files) -> dict[str, list[Item]]:
 
 
 def read_karpathy(files: Files, path: Path) -> dict[str, list[Item]]:
-    """All three splits of a file in the form of dataset_coco.json."""
+    """All splits of a file in the format of dataset_coco.json."""
     captions: dict[str, dict[tuple[str, ...], list[str]]] = {split: {} for split in SPLITS.values()}
     for row in records(
         path, member(path, read_json(path), "images"), filename=str, split=str, sentences=list
     ):
         if row["split"] not in SPLITS:
-            raise EPALMError(f"{path} has the split {row['split']!r}, but {', '.join(SPLITS)} are expected.")
+            raise EPALMError(f"{path} has the split {row['split']!r}; expected {', '.join(SPLITS)}.")
         stem = Path(row["filename"]).stem
         texts = [sentence["raw"] for sentence in records(path, row["sentences"], raw=str)]
         captions[SPLITS[row["split"]]][names(stem)] = texts
@@ -51,7 +51,7 @@ def read_karpathy(files: Files, path: Path) -> dict[str, list[Item]]:
 
 
 def official(files: Files, split: str, path: Path) -> list[Item]:
-    """The pictures of an official file with their captions; none in a test split."""
+    """The pictures of an official file with their captions; test splits have none."""
     content = read_json(path)
     pictures = {
         row["id"]: names(Path(row["file_name"]).stem)
@@ -62,7 +62,7 @@ def official(files: Files, split: str, path: Path) -> list[Item]:
         for row in records(path, member(path, content, "annotations"), image_id=int, caption=str):
             if row["image_id"] not in pictures:
                 raise EPALMError(
-                    f"{path} has a caption of picture {row['image_id']}, which it does not list."
+                    f"{path} has a caption for picture {row['image_id']}, which it does not list."
                 )
             captions[pictures[row["image_id"]]].append(row["caption"])
         bare = [stems for stems, texts in captions.items() if not texts]
@@ -74,7 +74,7 @@ def official(files: Files, split: str, path: Path) -> list[Item]:
 
 
 def names(stem: str) -> tuple[str, ...]:
-    """What a picture may be called: since 2017, COCO's names are bare numbers."""
+    """Possible names of a picture: since 2017 COCO uses plain numbers."""
     return (stem, number) if (number := stem.rsplit("_", 1)[-1]) != stem else (stem,)
 
 

@@ -1,11 +1,11 @@
 """DAQUAR: questions about photos of rooms (NYU Depth v2), answered by one word, a number, or several things.
 
-A file has a line of question and a line of answer in turn. Of an answer with commas, "book, scissor", the
-things are a set: a prediction is right if it names all of them and nothing else, in any order (the metric
-"set match"). "_" in an answer is a space, and the photo's number is taken out of the question.
+Files alternate lines with questions and answers. An answer with commas, "book, scissor", is a set: a
+prediction is right if it names exactly these things, in any order (the metric "set match"). "_" in an answer
+is a space, and the photo's number is removed from the question.
 
-The photos of the official test list are `test`. A tenth of the others, dealt out by the hash of their
-names, is `val`; the rest is `train`, and `trainval` has both.
+The photos of the official test list are `test`. A tenth of the others, chosen by the hash of their names, is
+`val`; the rest is `train`, and `trainval` is both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from train.data.benchmarks.base import Dataset, place
 from train.data.benchmarks.files import Files, read_lines
 from train.data.manifest import Item
 
-# All of the questions, or those whose answers are among 37 things, as the authors split them.
+# The authors' splits: all questions, or only those whose answers are among 37 things.
 OFFICIAL = {"": "qa.894.raw.{}.txt", "37_": "qa.37.raw.{}.txt"}
 PAIRS, LISTS = "all_qa_pairs.txt", {"train": "train_images_list.txt", "test": "test_images_list.txt"}
 VAL = 0.1  # of the training photos
@@ -46,7 +46,7 @@ def read(files: Files) -> dict[str, list[Item]]:
 
 
 def divided(parts: dict[str, list[Item]]) -> dict[str, list[Item]]:
-    """The official parts, and the training part's photos once more divided into train and val."""
+    """The official parts, with the training part divided into train and val by photo."""
     trainval = parts.get("train", [])
     val = [item for item in trainval if place(Path(item.media).stem) < VAL]
     train = [item for item in trainval if place(Path(item.media).stem) >= VAL]
@@ -55,12 +55,10 @@ def divided(parts: dict[str, list[Item]]) -> dict[str, list[Item]]:
 
 
 def read_pairs(files: Files, path: Path) -> list[Item]:
-    """The questions of a file; the id is the line's number."""
+    """The questions of a file; an item's id is its line number."""
     lines = read_lines(path)
     if len(lines) % 2:
-        raise EPALMError(
-            f"{path} has {len(lines)} lines, but a line of question and a line of answer belong together."
-        )
+        raise EPALMError(f"{path} has {len(lines)} lines, but questions and answers must alternate.")
     items = []
     for number, (question, answer) in enumerate(zip(lines[::2], lines[1::2], strict=True)):
         photo = PHOTO.search(question)
@@ -74,7 +72,7 @@ def read_pairs(files: Files, path: Path) -> list[Item]:
 
 
 def kind(question: str, answer: str) -> str:
-    """What is asked for: a number, a colour, several things or one."""
+    """The type of the answer: a number, a colour, several things or one."""
     for begin, found in KINDS.items():
         if question.lower().startswith(begin):
             return found

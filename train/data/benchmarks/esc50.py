@@ -1,8 +1,7 @@
-"""ESC-50 and ESC-10: five seconds of one of fifty, or ten, environmental sounds.
+"""ESC-50 and ESC-10: five-second clips of fifty (or ten) classes of environmental sounds.
 
-The clips come in five folds, so that parts of one recording are never in two. Fold 5 is `test`, the last of
-the other folds that is there is `val`, and the rest is `train`. The question is "what do you hear?", the
-answer is the class.
+The clips are in five folds that share no recordings. Fold 5 is `test`, the last of the other folds found is
+`val`, and the rest is `train`. The question is "what do you hear?", the answer is the class.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ QUESTION = "what do you hear?"
 CLIP = re.compile(r"(\d)-\d+-[A-Z].*")  # fold, recording, take
 FOLDER = re.compile(r"\d{3} - (.+)")  # ESC-10's classes: "001 - Dog bark"
 
-# ESC-10's names of classes that ESC-50 calls otherwise.
+# ESC-10's names of classes that have another name in ESC-50.
 ESC10_NAMES = {
     "dog": "dog bark",
     "crying_baby": "baby cry",
@@ -51,7 +50,7 @@ def read_esc10(files: Files) -> dict[str, list[Item]]:
 
 
 def from_folders(files: Files) -> Iterable[tuple[str, Item]]:
-    """Fold and item of each clip that lies in a folder with a class' name."""
+    """Fold and item of each clip in a folder named after a class."""
     for path in files.all_media():
         clip, folder = CLIP.fullmatch(path.stem), FOLDER.fullmatch(path.parent.name)
         if clip and folder:

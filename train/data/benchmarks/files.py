@@ -1,4 +1,4 @@
-"""The files of a benchmark as people keep them: found by name, in whatever folders they lie.
+"""Find the files of a benchmark by name, in any folder.
 
 files = Files(Path("downloads/vqa"), "image")
 rows = read_json(files.find("v2_mscoco_val2014_annotations.json"))
@@ -18,7 +18,7 @@ from epalm.errors import EPALMError, reason
 from train.data.text import open_text
 from train.progress import bar
 
-# Where a medium is there twice, the kind named first is taken.
+# If a name exists with several extensions, the first one listed here wins.
 EXTENSIONS = {
     "image": (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
     "video": (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".flv", ".3gp"),
@@ -31,10 +31,10 @@ class Files:
     """The annotation files under `source`, and the media under it and under further folders.
 
     Args:
-        modality: "image", "video" or "audio"; tells which files are media.
-        media_folders: where media lie that are not under `source`.
+        modality: "image", "video" or "audio": which files are media.
+        media_folders: further folders with media.
 
-    Media that are asked for and not there are collected in `missing`.
+    Requested media that do not exist are collected in `missing`.
 
     Raises:
         EPALMError: one of the folders does not exist or cannot be read.
@@ -43,9 +43,9 @@ class Files:
     def __init__(self, source: Path, modality: str, media_folders: Sequence[Path] = ()):
         self.source = source
         self.missing: set[str] = set()
-        self.notes: list[str] = []  # sentences on entries that a reader left out
+        self.notes: list[str] = []  # sentences about entries that a reader left out
         self.annotations: list[Path] = []
-        self._media: dict[str, tuple[int, str]] = {}  # stem -> how wanted its kind is, path
+        self._media: dict[str, tuple[int, str]] = {}  # stem -> rank of its extension, path
         kinds = {extension: rank for rank, extension in enumerate(EXTENSIONS[modality])}
         for folder in (source, *media_folders):
             for path in self._walk(folder):
@@ -63,28 +63,28 @@ class Files:
                 yield path
 
     def all_media(self) -> list[Path]:
-        """Every medium, in the order of the paths."""
+        """Paths of all media, sorted."""
         return sorted(Path(path) for _, path in self._media.values())
 
     def find(self, name: str) -> Path | None:
-        """The annotation file of this name that is nearest to the top; None if there is none.
+        """The annotation file of this name closest to the top folder; None if there is none.
 
         Raises:
-            EPALMError: there are several, equally near.
+            EPALMError: several are equally close.
         """
         found = [path for path in self.annotations if path.name == name]
         nearest = min((len(path.parts) for path in found), default=0)
         found = [path for path in found if len(path.parts) == nearest]
         if len(found) > 1:
             raise EPALMError(
-                f"{found[0]} and {found[1]} are both there; give --source the folder with the right one, and "
-                "--media the folder of the media if they lie elsewhere."
+                f"Both {found[0]} and {found[1]} exist; give --source the folder with the right one, and "
+                "--media the folder with the media if it is elsewhere."
             )
         return found[0] if found else None
 
     def media(self, *stems: str) -> str:
-        """Path of the medium that has one of these names, without extension; else the first name, which then
-        is in `missing`.
+        """Path of the file that has one of these names (without extension); if there is none, the first name,
+        which is added to `missing`.
         """
         for stem in stems:
             if stem in self._media:
@@ -94,12 +94,12 @@ class Files:
 
 
 def walk(folder: Path) -> Iterator[str]:
-    """All files under a folder in a fixed order, also behind links; hidden ones are left out."""
+    """All files under a folder in a fixed order, following links; hidden files are skipped."""
 
     def refuse(error: OSError) -> None:
         raise EPALMError(f"{error.filename} cannot be read as a folder: {error.strerror}.") from error
 
-    seen: set[tuple[int, int]] = set()  # links may lead round in circles
+    seen: set[tuple[int, int]] = set()  # links may form cycles
     for here, folders, names in os.walk(os.path.abspath(folder), onerror=refuse, followlinks=True):
         status = os.stat(here)
         if (status.st_dev, status.st_ino) in seen:
@@ -111,10 +111,10 @@ def walk(folder: Path) -> Iterator[str]:
 
 
 def read_json(path: Path, hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """The content of a JSON file; `hook` may shrink each object while it is read.
+    """The content of a JSON file; `hook` may replace each object while it is parsed.
 
     Raises:
-        EPALMError: it cannot be read or is no JSON.
+        EPALMError: it cannot be read or is not JSON.
     """
     try:
         with open_text(path) as file, bar(f"reading {path.name}", unit=" entries") as shown:
@@ -128,12 +128,12 @@ def read_json(path: Path, hook: Callable[[dict[str, Any]], Any] | None = None) -
         raise EPALMError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise EPALMError(
-            f"{path} is damaged or incomplete: it is no valid JSON ({reason(error)}); download it again."
+            f"{path} is damaged or incomplete: it is not valid JSON ({reason(error)}); download it again."
         ) from error
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file without spaces around them, empty ones left out.
+    """The stripped lines of a text file, without empty ones.
 
     Raises:
         EPALMError: it cannot be read or is not text.
@@ -148,7 +148,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_csv(path: Path, *columns: str) -> list[dict[str, str]]:
-    """The rows of a CSV file with a header that has at least `columns`.
+    """The rows of a CSV file whose header has at least `columns`.
 
     Raises:
         EPALMError: it cannot be read, lacks a column, or has a row that is too short.
@@ -162,11 +162,11 @@ def read_csv(path: Path, *columns: str) -> list[dict[str, str]]:
         raise EPALMError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, csv.Error) as error:
         raise EPALMError(
-            f"{path} is damaged or incomplete: it is no valid CSV ({reason(error)}); download it again."
+            f"{path} is damaged or incomplete: it is not valid CSV ({reason(error)}); download it again."
         ) from error
     for column in columns:
         if column not in header:
-            raise EPALMError(f"{path} lacks the column '{column}': it begins with {','.join(header)!r}.")
+            raise EPALMError(f"{path} has no column '{column}': its header is {','.join(header)!r}.")
         for number, row in enumerate(rows, 1):
             if row[column] is None:
                 raise EPALMError(f"{path} has no '{column}' in row {number}; download it again.")
@@ -174,13 +174,13 @@ def read_csv(path: Path, *columns: str) -> list[dict[str, str]]:
 
 
 def records(path: Path, rows: Any, **keys: type | tuple[type, ...]) -> list[dict[str, Any]]:
-    """A list of objects of a JSON file, once each is known to have `keys` of these types.
+    """The rows of a JSON file, after checking that each is an object with `keys` of these types.
 
     Raises:
-        EPALMError: it is no such list.
+        EPALMError: it is not such a list.
     """
     if not isinstance(rows, list):
-        raise EPALMError(f"{path} is not what its name says: where entries should be, it has no list.")
+        raise EPALMError(f"{path} is not what its name says: it has no list of entries.")
     for number, row in enumerate(rows, 1):
         for key, kind in keys.items():
             if not isinstance(row, dict) or not isinstance(row.get(key), kind):
@@ -189,7 +189,7 @@ def records(path: Path, rows: Any, **keys: type | tuple[type, ...]) -> list[dict
 
 
 def member(path: Path, content: Any, key: str) -> Any:
-    """What a JSON file has under a key at its top; EPALMError if it is no object with that key."""
+    """The value of a top-level key of a JSON file; EPALMError if there is no such key."""
     if not isinstance(content, dict) or key not in content:
         raise EPALMError(f"{path} is not what its name says: it has no '{key}'.")
     return content[key]

@@ -1,8 +1,8 @@
 """Flickr8k: 8,000 photos of people, dogs and scenes with five captions each.
 
-Captions are in the authors' Flickr8k.token.txt or in captions.txt, the form of the widely used copy. Where
-the authors' three lists of photos are missing, every photo is dealt to a split by the hash of its name: an
-eighth each to val and test, the same ones in every copy.
+Captions are in the authors' Flickr8k.token.txt, or in captions.txt of a widely used copy. If the authors'
+three lists of photos are missing, photos are assigned to splits by the hash of their names: an eighth each to
+val and test, the same ones in every copy.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ LISTS = {
     "val": "Flickr_8k.devImages.txt",
     "test": "Flickr_8k.testImages.txt",
 }
-SPLITS = {"test": 1 / 8, "val": 2 / 8, "train": 1.0}  # upper end of a photo's place
+SPLITS = {"test": 1 / 8, "val": 2 / 8, "train": 1.0}  # upper bound of a photo's `place`
 
 Captions = dict[tuple[str, ...], list[str]]
 
 
 def read(files: Files) -> dict[str, list[Item]]:
-    """The split of the authors' lists, of Karpathy's file (which is the same), or by the photo's name."""
+    """The splits of the authors' lists, of Karpathy's file (the same ones), or by the photos' names."""
     captions = read_captions(files)
     if not captions:
         karpathy = files.find(KARPATHY)
@@ -55,14 +55,16 @@ def read(files: Files) -> dict[str, list[Item]]:
 
 
 def read_captions(files: Files) -> Captions:
-    """Captions by the photo's name; empty without a file that has them."""
+    """Captions by photo name; empty if no file has them."""
     captions: Captions = {}
     if path := files.find(TOKENS):
         for number, line in enumerate(read_lines(path), 1):
             name, tab, text = line.partition("\t")
             photo, hash_mark, _ = name.partition("#")
             if not (tab and hash_mark):
-                raise EPALMError(f"{path}:{number} is no line such as '1000268201.jpg#0<TAB>A dog runs .'.")
+                raise EPALMError(
+                    f"{path}:{number} is not a line such as '1000268201.jpg#0<TAB>A dog runs .'."
+                )
             captions.setdefault((Path(photo).stem,), []).append(text)
     elif path := files.find(TABLE):
         for row in read_csv(path, "image", "caption"):

@@ -27,7 +27,7 @@ def read(files: Files) -> dict[str, list[Item]]:
 def official(files: Files, path: Path) -> list[Item]:
     content = read_json(path, shrink)
     if not isinstance(content, dict):
-        raise EPALMError(f"{path} is not what its name says: it has no questions by their number.")
+        raise EPALMError(f"{path} is not what its name says: it has no questions by number.")
     rows = records(path, list(content.values()), imageId=str, question=str)
     return [
         Item(
@@ -42,12 +42,12 @@ def official(files: Files, path: Path) -> list[Item]:
 
 
 def shrink(value: dict[str, Any]) -> dict[str, Any]:
-    """Keep of a question what is used: its program, most of a gigabyte of JSON, is not."""
+    """Keep only the fields that are used: the questions' programs would fill most of a gigabyte."""
     return {key: value[key] for key in FIELDS if key in value} if "imageId" in value else value
 
 
 def groups(types: Any) -> dict[str, str]:
-    """GQA's kinds of questions: "structural" (query, verify, …) and "semantic" (attr, rel, …)."""
+    """GQA's question types: "structural" (query, verify, …) and "semantic" (attr, rel, …)."""
     if not isinstance(types, dict):
         return {}
     return {key: types[key] for key in ("structural", "semantic") if isinstance(types.get(key), str)}

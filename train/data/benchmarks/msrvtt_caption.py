@@ -1,8 +1,8 @@
 """MSR-VTT: short videos with twenty captions each.
 
-The official files name each video's split. MSR_VTT.json, the file of today's usual mirror, does not; there
-the split is the official one by the video's number. A video without caption, or whose split nobody knows,
-is left out and counted.
+The official files state each video's split. MSR_VTT.json, from a common mirror, does not, so the official
+split is derived from the video's number. Videos without captions or with an unknown split are left out and
+counted.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from train.data.benchmarks.base import CAPTION_METRICS, Dataset, caption_items
 from train.data.benchmarks.files import Files, member, read_json, records
 from train.data.manifest import Item
 
-# MSRVTT_data.json is how mirrors name both in one.
+# MSRVTT_data.json: both official files in one, on some mirrors.
 MIRROR = "MSR_VTT.json"
 NAMES = ("train_val_videodatainfo.json", "test_videodatainfo.json", "MSRVTT_data.json", MIRROR)
 SPLITS = {"train": "train", "validate": "val", "val": "val", "test": "test"}
-ENDS = {"train": 6513, "val": 7010, "test": 10_000}  # the official splits: numbers below
+ENDS = {"train": 6513, "val": 7010, "test": 10_000}  # official splits: video numbers below this
 
 Captions = dict[str, dict[tuple[str, ...], list[str]]]  # by split, then by the video's name
 
 
 def read(files: Files) -> dict[str, list[Item]]:
-    """The official splits, and train7k, which is train and val together; or the original's lists."""
+    """The official splits and train7k (train and val together), or the original's lists."""
     captions: Captions = {}
     for name in NAMES:
         if (path := files.find(name)) is None or (name == MIRROR and captions):
@@ -49,7 +49,7 @@ def read(files: Files) -> dict[str, list[Item]]:
 
 
 def texts_of(path: Path, rows: Any, video: str) -> dict[str, list[str]]:
-    """Captions by the video's name, which is under the key `video`."""
+    """Captions by video name, which is under the key `video`."""
     texts: dict[str, list[str]] = {}
     for row in records(path, rows, **{video: str}, caption=str):
         texts.setdefault(row[video], []).append(row["caption"])
@@ -59,7 +59,7 @@ def texts_of(path: Path, rows: Any, video: str) -> dict[str, list[str]]:
 def sort(
     files: Files, path: Path, split_of: dict[str, str | None], texts: dict[str, list[str]], captions: Captions
 ) -> None:
-    """Put the videos of a file into their splits."""
+    """Sort the videos of a file into their splits."""
     lost = []
     for video, split in split_of.items():
         if split is None or video not in texts:

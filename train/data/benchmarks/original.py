@@ -1,6 +1,6 @@
-"""The lists that the original implementation trains from, which its authors share as archives of JSON files.
+"""The original implementation's training lists, which its authors share as archives of JSON files.
 
-They have a form per kind of benchmark and no names to rely on, so they are recognised by their first entry:
+Their names are not reliable, so they are recognised by the format of their first entry:
 
     VQA v2, GQA            {"img_id", "sent" or "question", "question_id", "label": {answer: score}}
     MSRVTT-QA, MSVD-QA     {"video", "sent" or "question", "question_id", "label": {answer: score}}
@@ -33,10 +33,10 @@ def lists(files: Files, medium: str, other: str, names: str) -> Iterator[tuple[s
 
     Args:
         medium, other: keys that the first entry must have.
-        names: pattern of the medium's name in the first entry, which tells benchmarks of one form apart.
+        names: pattern for the file name in the first entry, to distinguish benchmarks of the same format.
 
     Raises:
-        EPALMError: such a list is damaged, or there are two for one split.
+        EPALMError: a list is damaged, or there are two for one split.
     """
     found: dict[str, Path] = {}
     for path in files.annotations:
@@ -45,13 +45,13 @@ def lists(files: Files, medium: str, other: str, names: str) -> Iterator[tuple[s
             split = split_of(path.stem)
             if found.setdefault(split, path) != path:
                 raise EPALMError(
-                    f"{found[split]} and {path} are both there; give --source the right one's folder."
+                    f"Both {found[split]} and {path} exist; give --source the folder with the right one."
                 )
             yield split, path, records(path, read_json(path), **{medium: str})
 
 
 def first_entry(path: Path) -> Row | None:
-    """The first object of a JSON file that is a list; None for all others. Little of it is read."""
+    """The first object of a JSON list, read from the head of the file; None for other files."""
     if path.suffix.lower() != ".json":
         return None
     try:
@@ -74,7 +74,7 @@ def split_of(name: str) -> str:
 
 
 def question_of(path: Path, number: int, row: Row) -> str:
-    """The question of an entry, which is the `number`-th; EPALMError if there is none."""
+    """The question of entry `number`; EPALMError if it has none."""
     question = row.get("sent", row.get("question"))
     if not isinstance(question, str):
         raise EPALMError(f"{path} has neither 'sent' nor 'question' in entry {number}.")
@@ -82,7 +82,7 @@ def question_of(path: Path, number: int, row: Row) -> str:
 
 
 def read_questions(files: Files, medium: str, names: str, grouped: bool) -> dict[str, list[Item]]:
-    """Lists of questions where all accepted answers are in `label`: GQA and the video benchmarks.
+    """Lists of questions that have all accepted answers in `label`: GQA and the video benchmarks.
 
     Args:
         grouped: break results down by the question's first word.
@@ -104,7 +104,7 @@ def read_questions(files: Files, medium: str, names: str, grouped: bool) -> dict
 
 
 def read_captions(files: Files, medium: str, names: str) -> dict[str, list[Item]]:
-    """Lists of captions, several to an entry or several entries to a medium."""
+    """Lists of captions, with several captions per entry or several entries per file."""
     splits = {}
     for split, path, rows in lists(files, medium, "caption", names):
         captions: dict[tuple[str, ...], list[str]] = {}

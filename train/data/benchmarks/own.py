@@ -1,11 +1,10 @@
-"""Own data, by what is predicted from what: settings name one of these where they would name a benchmark.
+"""Your own data, by task and modality; settings name one of these instead of a benchmark.
 
 data: {dataset: own_image_caption, train: data/own_image_caption/train.jsonl, …}
 
-`python -m train prepare own_image_caption --source DIR` reads the one table in a folder (see table.py) and
-deals the media to splits: a tenth each to test and val. Tables named train, val and test, or a column
-`split`, are followed instead. No medium is in two splits, and copies of a file under two names are one
-medium.
+`python -m train prepare own_image_caption --source DIR` reads the table in a folder (see table.py) and splits
+its files: a tenth each for test and val. A column `split`, or tables named train, val and test, define the
+splits instead. No file is in two splits, and copies of a file count as the same file.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ SPLITS = {
     "dev": "val",
 }
 SPLITS |= {"test": "test", "testing": "test"}
-ORDER = ("test", "val", "train")  # a medium that is in several stays in the first of them
-SHARE = 0.1  # of the media, each for test and val
+ORDER = ("test", "val", "train")  # a file that is in several splits stays in the first of these
+SHARE = 0.1  # of the files, for test and for val
 
 
 def read(task: Literal["caption", "qa"], files: Files) -> dict[str, list[Item]]:
@@ -54,8 +53,8 @@ def read(task: Literal["caption", "qa"], files: Files) -> dict[str, list[Item]]:
     else:
         one, two = list(tables)[:2]
         raise EPALMError(
-            f"{one} and {two} are both tables of captions or questions: keep one, or call them "
-            "train, val and test."
+            f"{one} and {two} are both tables of captions or questions: keep one, or name them train, val "
+            "and test."
         )
     names = {(path, row.media): find(files, path, row.media) for _, path, row in given}
     same = copies([name for name in names.values() if name not in files.missing])
@@ -67,7 +66,7 @@ def read(task: Literal["caption", "qa"], files: Files) -> dict[str, list[Item]]:
 
 
 def table(path: Path, task: str) -> list[Row] | None:
-    """A table's rows; None for other files: those called .txt may be anything."""
+    """A table's rows; None for other files, since a .txt file may be anything."""
     try:
         return read_table(path, task)
     except EPALMError:
@@ -81,12 +80,12 @@ def split_of(path: Path, row: Row) -> str | None:
     if row.split is None:
         return None
     if row.split not in SPLITS:
-        raise EPALMError(f"{path} has the split {row.split!r}; train, val and test are known.")
+        raise EPALMError(f"{path} has the split {row.split!r}; use train, val and test.")
     return SPLITS[row.split]
 
 
 def find(files: Files, table: Path, name: str) -> str:
-    """Path of the medium that a table names: from the table's folder or the source, or by its name alone."""
+    """Path of a file named in a table: relative to the table's folder or the source, or by its name alone."""
     for folder in (table.parent, files.source):
         path = os.path.normpath(os.path.join(os.path.abspath(folder), name))
         if os.path.isfile(path):
@@ -96,7 +95,7 @@ def find(files: Files, table: Path, name: str) -> str:
 
 
 def copies(paths: Sequence[str]) -> dict[str, str]:
-    """Files with equal content: path -> the first path with this content. Only equal sizes are compared."""
+    """Path -> the first path with the same content, for files of equal size."""
     sizes: dict[int, list[str]] = {}
     for path in dict.fromkeys(paths):
         sizes.setdefault(os.path.getsize(path), []).append(path)
@@ -105,14 +104,14 @@ def copies(paths: Sequence[str]) -> dict[str, str]:
     for path in (path for same in sizes.values() if len(same) > 1 for path in same):
         try:
             digest = sha256_of(Path(path))
-        except OSError:  # opening it says what is wrong
+        except OSError:  # opening it later reports the error
             continue
         found[path] = first.setdefault(digest, path)
     return found
 
 
 def dealt(files: Files, rows: Sequence[tuple[str | None, str, Row]]) -> dict[str, list[tuple[str, Row]]]:
-    """Rows by split: as they say; else media by the hash of their names. No medium is in two splits."""
+    """Rows by split, as given or else by the hash of the file names. No file is in two splits."""
     at: dict[str, str] = {}
     for split in ORDER:
         for given, medium, _ in rows:
@@ -120,9 +119,9 @@ def dealt(files: Files, rows: Sequence[tuple[str | None, str, Row]]) -> dict[str
                 at.setdefault(medium, split)
     lost = sum(given is not None and at[medium] != given for given, medium, _ in rows)
     if lost:
-        files.notes.append(f"{lost:,} entries are left out of a split because another one has the same file.")
+        files.notes.append(f"{lost:,} entries are left out because another split has the same file.")
     free = list(dict.fromkeys(medium for given, medium, _ in rows if given is None and medium not in at))
-    if not free and "val" not in at.values():  # train is there, and perhaps test
+    if not free and "val" not in at.values():  # only train is given, and perhaps test
         free = [medium for medium, split in at.items() if split == "train"]
     free.sort(key=lambda medium: place(os.path.relpath(medium, files.source)))
     size = max(1, round(SHARE * len(free)))
@@ -139,7 +138,7 @@ def dealt(files: Files, rows: Sequence[tuple[str | None, str, Row]]) -> dict[str
 
 
 def items(task: str, split: str, rows: Sequence[tuple[str, Row]], source: Path) -> list[Item]:
-    """Items of a split: for training a caption each, for evaluation all of a medium or question together."""
+    """Items of a split: one per caption for training, one per file or question for evaluation."""
     together: dict[tuple[str, str | None], list[str]] = {}
     for medium, row in rows:
         together.setdefault((medium, row.question), []).extend(row.answers)

@@ -1,10 +1,10 @@
-"""A table of captions or questions as people write it: CSV, TSV, JSON or JSON lines.
+"""Read a table of captions or questions: CSV, TSV, JSON or JSON lines.
 
 rows = read_table(Path("pets.csv"), "caption")   # media, caption
 rows = read_table(Path("pets.json"), "qa")       # media, question, answer
 
-A CSV's columns are found by their names, of which the usual ones will do; without a header its first column
-is the medium. JSON is a list of such objects, or {"1.jpg": "a dog", "2.jpg": ["a cat", "two cats"]}.
+Columns of a CSV file are recognised by common names; without a header, the first column is the file. JSON is
+a list of such objects, or {"1.jpg": "a dog", "2.jpg": ["a cat", "two cats"]}.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MEDIA = {extension for extensions in EXTENSIONS.values() for extension in extens
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: captions have no question."""
+    """A row of a table; captions have no question."""
 
     media: str
     question: str | None
@@ -45,10 +45,10 @@ class Row:
 
 
 def read_table(path: Path, task: str) -> list[Row] | None:
-    """The rows of a table; None if it has other columns or is no table at all.
+    """The rows of a table; None if it has other columns or is not a table.
 
     Raises:
-        EPALMError: it has the columns, but is damaged.
+        EPALMError: the table is damaged.
     """
     if path.suffix == ".json":
         objects = of_json(path)
@@ -62,12 +62,12 @@ def read_table(path: Path, task: str) -> list[Row] | None:
 
 
 def made_here(entry: dict[str, Any]) -> bool:
-    """Whether a row is of a manifest or of checked.jsonl, which an earlier run may have left there."""
+    """Whether a row belongs to a manifest or checked.jsonl that an earlier run left in the folder."""
     return entry.keys() - {"group"} == {"id", "media", "prompt", "answers"} or "opened_as" in entry
 
 
 def of_json(path: Path) -> list[dict[str, Any]]:
-    """Objects of a JSON file: its list, the first list of objects in it, name -> text, or COCO's form."""
+    """Objects of a JSON file: a list, the first list of objects inside it, name -> text, or COCO's format."""
     content = read_json(path)
     if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
         files = {
@@ -90,7 +90,7 @@ def of_json(path: Path) -> list[dict[str, Any]]:
 
 
 def object_of(line: str, where: str) -> dict[str, Any]:
-    """The object in a line."""
+    """The JSON object in a line."""
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -101,7 +101,7 @@ def object_of(line: str, where: str) -> dict[str, Any]:
 
 
 def of_csv(path: Path, task: str) -> Iterator[dict[str, Any]]:
-    """The rows of a CSV or TSV file by column; of several columns of one kind, each has its own name."""
+    """The rows of a CSV or TSV file, as column name -> value."""
     try:
         with open_text(path, newline="") as file:
             first = file.readline()
@@ -125,7 +125,7 @@ def of_csv(path: Path, task: str) -> Iterator[dict[str, Any]]:
 
 
 def columns_of(names: list[str], task: str) -> dict[str, list[str]] | None:
-    """Which columns are what; None if one is lacking."""
+    """The columns of each kind; None if a required kind is missing."""
     found = {
         kind: [name for name in names if re.fullmatch(NAMES[kind], name.strip().lower())]
         for kind in (*WANTED[task], "split")
@@ -134,7 +134,7 @@ def columns_of(names: list[str], task: str) -> dict[str, list[str]] | None:
 
 
 def row_of(entry: dict[str, Any], columns: dict[str, list[str]], task: str) -> Row | None:
-    """A row; None without medium, question or text."""
+    """A row; None if the file, the question or the text is missing."""
     media = first_of(entry, columns["media"])
     question = first_of(entry, columns["question"]) if task == "qa" else None
     answers = tuple(
@@ -149,12 +149,12 @@ def row_of(entry: dict[str, Any], columns: dict[str, list[str]], task: str) -> R
 
 
 def first_of(entry: dict[str, Any], names: list[str]) -> str:
-    """The first value that is there, as text."""
+    """The first value that is not empty, as text."""
     return next((str(entry[name]).strip() for name in names if entry.get(name) not in (None, "")), "")
 
 
 def listed(value: Any) -> list[str]:
-    """One text or several."""
+    """The texts of a value, which may be one or a list."""
     values = value if isinstance(value, list) else [value]
     texts = (next(iter(value.values()), None) if isinstance(value, dict) else value for value in values)
     return [str(text) for text in texts if text is not None]

@@ -1,8 +1,8 @@
-"""UrbanSound8K: up to four seconds of one of ten city sounds.
+"""UrbanSound8K: slices of up to four seconds of ten classes of city sounds.
 
-The slices come in ten folds, so that those of one recording are never in two. Fold 10 is `test`, the last
-of the other folds that is there is `val`, and the rest is `train`. The question is "what do you hear?", the
-answer is the class. Without the table, fold and class are taken from the folders and names of the files.
+The slices are in ten folds that share no recordings. Fold 10 is `test`, the last of the other folds found is
+`val`, and the rest is `train`. The question is "what do you hear?", the answer is the class. Without the
+table, fold and class come from the names of folders and files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FOLDER = re.compile(r"fold(\d+)")
 
 
 def read(files: Files) -> dict[str, list[Item]]:
-    """From the table, or from the names."""
+    """The splits, from the table or from the file names."""
     if path := files.find(TABLE):
         rows = read_csv(path, "slice_file_name", "fold", "class")
         found = [(row["fold"], item(files, row["slice_file_name"], row["class"])) for row in rows]
@@ -35,7 +35,7 @@ def read(files: Files) -> dict[str, list[Item]]:
 
 
 def from_names(files: Files) -> Iterable[tuple[str, Item]]:
-    """Fold and item of each slice that lies in a fold's folder."""
+    """Fold and item of each slice in a fold's folder."""
     for path in files.all_media():
         name, folder = SLICE.fullmatch(path.stem), FOLDER.fullmatch(path.parent.name)
         if name and folder:

@@ -1,4 +1,4 @@
-"""MSRVTT-QA and MSVD-QA: questions made from the captions of two sets of videos, with one answer each."""
+"""MSRVTT-QA and MSVD-QA: questions generated from captions of two sets of videos, with one answer each."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def read_msrvtt(files: Files) -> dict[str, list[Item]]:
 
 
 def read_msvd(files: Files) -> dict[str, list[Item]]:
-    """The official splits, whose videos are called vid1 or by their YouTube id; or the original's lists."""
+    """The official splits, whose videos are named vid1 or by their YouTube id, or the original's lists."""
     youtube = mapping(files)
     splits = official(files, lambda number: (f"vid{number}", *youtube.get(f"vid{number}", ())))
     return splits or original.read_questions(files, "video", r"(?!video\d+$).+", grouped=True)
 
 
 def official(files: Files, stems: Callable[[int], tuple[str, ...]]) -> dict[str, list[Item]]:
-    """The splits that have a file; `stems` gives the names that the video of a number may have."""
+    """The splits that have a file; `stems` maps a video's number to its possible names."""
     return {
         split: [
             Item(
@@ -53,7 +53,7 @@ def official(files: Files, stems: Callable[[int], tuple[str, ...]]) -> dict[str,
 
 
 def mapping(files: Files) -> dict[str, tuple[str]]:
-    """ "vid1" -> the name that the official archive of MSVD gives the video, "-4wsuPCjDBc_5_15"."""
+    """ "vid1" -> the video's name in the official archive of MSVD, "-4wsuPCjDBc_5_15"."""
     path = files.find(MAPPING)
     return {} if path is None else parse_mapping(path)
 
@@ -64,7 +64,7 @@ def parse_mapping(path: Path) -> dict[str, tuple[str]]:
     for number, line in enumerate(read_lines(path), 1):
         words = line.split()
         if len(words) != 2:
-            raise EPALMError(f"{path}:{number} is no pair such as '-4wsuPCjDBc_5_15 vid1'.")
+            raise EPALMError(f"{path}:{number} is not a pair such as '-4wsuPCjDBc_5_15 vid1'.")
         names[words[1]] = (words[0],)
     return names
 

@@ -11,10 +11,11 @@ from train.data.benchmarks.base import Dataset, Submission
 from train.data.benchmarks.files import Files, member, read_json, records
 from train.data.manifest import Item
 
-# The official script changed then: see train/metrics/vqa.py. The first metric chooses the best epoch.
+# The official script changed in March 2021: see train/metrics/vqa.py. The first metric selects the best
+# epoch.
 SINCE_2021, BEFORE_2021 = "VQA accuracy since March 2021", "VQA accuracy before March 2021"
 
-# Manifest -> what the official file names say.
+# Manifest -> the part of the official file names.
 OFFICIAL = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test-dev2015"}
 
 QUESTIONS, ANSWERS = "v2_OpenEnded_mscoco_{}_questions.json", "v2_mscoco_{}_annotations.json"
@@ -51,12 +52,12 @@ def official(files: Files, path: Path, year: str) -> list[Item]:
 
 
 def read_annotations(files: Files, year: str) -> Annotations:
-    """The human answers of a year's questions; EPALMError if their file is not there."""
+    """The human answers to a year's questions; EPALMError if their file is missing."""
     name = ANSWERS.format(year)
     path = files.find(name)
     if path is None:
-        raise EPALMError(f"{name} is not under {files.source}: it has the answers to the questions there.")
-    # Six million small objects would fill gigabytes: each answer is reduced to its text at once.
+        raise EPALMError(f"{name}, the answers to the questions, is not under {files.source}.")
+    # Six million small objects would fill gigabytes, so each answer is reduced to its text right away.
     content = read_json(
         path, lambda value: value["answer"] if value.keys() >= {"answer", "answer_id"} else value
     )
@@ -65,14 +66,14 @@ def read_annotations(files: Files, year: str) -> Annotations:
 
 
 def item(files: Files, picture: str, number: int, question: str, answers: Annotations | None) -> Item:
-    """One question; `answers` is None where they are not published."""
-    media = files.media(picture, picture.rsplit("_", 1)[-1])  # since 2017, COCO's names are bare numbers
+    """One question; `answers` is None if they are not published."""
+    media = files.media(picture, picture.rsplit("_", 1)[-1])  # since 2017 COCO's names are plain numbers
     if answers is None:
         return Item(str(number), media, question, ())
     if number not in answers:
         raise EPALMError(
-            f"The annotation files under {files.source} have no answers to question {number}: they and the "
-            "questions do not belong together, or one of them is incomplete."
+            f"The annotation files under {files.source} have no answers to question {number}: they belong to "
+            "other questions, or a file is incomplete."
         )
     row = answers[number]
     group = {key: str(row[key]) for key in GROUPS if key in row}
@@ -80,21 +81,21 @@ def item(files: Files, picture: str, number: int, question: str, answers: Annota
 
 
 def karpathy(coco: Path, items: list[Item]) -> dict[str, list[Item]]:
-    """The questions of the official splits, dealt out by Karpathy's split of the pictures."""
+    """The questions of the official splits, regrouped by Karpathy's split of the pictures."""
     images = records(coco, member(coco, read_json(coco), "images"), cocoid=int, split=str)
     split_of = {image["cocoid"]: image["split"] for image in images}
     splits: dict[str, list[Item]] = {f"karpathy_{split}": [] for split in ("train", "val", "test")}
     for one in items:
         split = split_of.get(int(Path(one.media).stem.rsplit("_", 1)[-1]))
         if split is None:
-            raise EPALMError(f"{coco} lacks the picture of question {one.id}; download it again.")
+            raise EPALMError(f"{coco} does not list the picture of question {one.id}; download it again.")
         splits[f"karpathy_{'train' if split == 'restval' else split}"].append(one)
     return splits
 
 
 def read_original(files: Files) -> dict[str, list[Item]]:
-    """The original's lists name the questions; the answers are those of the official annotations, of the year
-    or years whose pictures a list has.
+    """The original's lists provide the questions; the answers come from the official annotations of the years
+    that the pictures are from.
     """
     splits: dict[str, list[Item]] = {}
     answers: dict[str, Annotations] = {}
@@ -111,13 +112,11 @@ def read_original(files: Files) -> dict[str, list[Item]]:
 
 
 def year_of(path: Path, picture: str) -> str:
-    """ "train2014" or "val2014" of a picture's name; EPALMError for others."""
+    """ "train2014" or "val2014", from a picture's name; EPALMError for others."""
     for year in ("train2014", "val2014"):
         if year in picture:
             return year
-    raise EPALMError(
-        f"{path} has the picture {picture!r}, but names like COCO_val2014_000000391895 are expected."
-    )
+    raise EPALMError(f"{path} has the picture {picture!r}; expected a name like COCO_val2014_000000391895.")
 
 
 VQA_V2 = Dataset(
