@@ -1,8 +1,8 @@
-"""The adapted language model: one frozen LM, one adapter, and the adapter's words. The model of the paper.
+"""The model of the paper: one frozen LM, one adapter, and the adapter's text templates.
 
-features of the encoder -> connector -> perceptual tokens, injected into the frozen LM. The text follows a
-soft prompt.
-Training, evaluation, recorded runs and `EPALM` all run this forward pass.
+Encoder features -> connectors -> perceptual tokens, injected into the frozen LM; a soft prompt precedes the
+text. Training, evaluation, recorded runs and `EPALM` all use this class. `forward` is the plain pass, `loss`
+the shortened pass of training, and `generate` the cached pass; tests check that they agree.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from epalm.training_pass import labelled_losses
 class AdaptedLM(nn.Module):
     """A frozen LM that perceives through one adapter.
 
-    The frozen LM is not a submodule: parameters and state are those of the adapter alone, so this is what an
-    optimizer, a checkpoint or several processes have to look at.
+    The frozen LM is not a submodule: parameters and state are only those of the adapter, which is all that an
+    optimizer, a checkpoint or other processes need.
 
     Args:
         lm: the frozen LM with injection; adapters of one LM share it.
         adapter: trained for this LM.
-        tokenizer: the LM's; None where everything is ids already (recorded runs).
+        tokenizer: the LM's; None if all inputs are ids already (recorded runs).
     """
 
     def __init__(self, lm: InjectedLM, adapter: Adapter, tokenizer: PreTrainedTokenizerBase | None):
@@ -47,7 +47,7 @@ class AdaptedLM(nn.Module):
 
     @property
     def text(self) -> TaskText:
-        """The adapter's words: its template with the LM's tokenizer."""
+        """The adapter's text template with the LM's tokenizer."""
         text = self._frozen[1]
         if text is None:
             raise ValueError("This adapted LM was made without a tokenizer.")
@@ -55,12 +55,12 @@ class AdaptedLM(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Of the LM's input."""
+        """Device of the LM's input."""
         return self.lm.device
 
     @property
     def pads_visible(self) -> bool:
-        """Whether the perceptual token sees padding (mask mode `reference`), which changes what it says."""
+        """Whether the perceptual token sees padding (mask mode `reference`), which changes the output."""
         return self.adapter.config.injection.mask == "reference"
 
     def forward(
@@ -76,9 +76,9 @@ class AdaptedLM(nn.Module):
             features: n encoder features (B, D_j), or None for text alone, without a perceptual token.
             ids: (B, T) text.
             mask: (B, T) 1 = text, 0 = padding; None = no padding.
-            logits_to_keep: only of the last rows; 0 = of all rows.
+            logits_to_keep: compute logits only for the last rows; 0 = for all rows.
         Returns:
-            (B, R, V); of all rows R = 1 + P + T.
+            (B, R, V); for all rows R = 1 + P + T.
         """
         # The LM has its precision and the adapter has float32 or better: autocast has nothing to choose.
         with torch.autocast(ids.device.type, enabled=False):
@@ -88,23 +88,22 @@ class AdaptedLM(nn.Module):
             return self.lm(ids, mask, prompt, tokens, injection, logits_to_keep=logits_to_keep).logits
 
     def prompt_rows(self, batch: int) -> Tensor | None:
-        """(B, P, E) soft prompt, the same for every item; None for an adapter without one."""
+        """(B, P, E) soft prompt, the same for every item; None if the adapter has none."""
         prompt = self.adapter.prompt
         return None if prompt is None else prompt().expand(batch, -1, -1)
 
     def loss(
         self, features: Sequence[Tensor] | None, ids: Tensor, mask: Tensor | None, labels: Tensor
     ) -> Tensor:
-        """Cross-entropy of every labelled token given what precedes it.
+        """Cross-entropy of every labelled token given the tokens before it.
 
         Args:
             features, ids, mask: as in `forward`.
-            labels: (B, T) the ids that are to be predicted, -100 elsewhere.
+            labels: (B, T) the ids to predict, -100 elsewhere.
         Returns:
-            (B, T - 1) in float32 or better, 0 where the label is -100. Sums and means over them are the
-            training's choice.
+            (B, T - 1) in float32 or better, 0 where the label is -100. The training regime reduces them.
         """
-        if self.lm.base.training or mask is None:  # what drops out is not the same in all texts
+        if self.lm.base.training or mask is None:  # with dropout, texts have no rows in common
             return text_loss(self(features, ids, mask), labels)
         with torch.autocast(ids.device.type, enabled=False):
             tokens = None if features is None else self.adapter.tokens(features)
@@ -113,12 +112,12 @@ class AdaptedLM(nn.Module):
             return labelled_losses(self.lm, prompt, tokens, injection, ids, mask, labels)
 
     def batches(self, inputs: Sequence[Sequence[int]], size: int | None = None) -> list[list[int]]:
-        """Which inputs may be decoded together without changing a text: positions in `inputs`.
+        """Group inputs that may be decoded together without changing their texts; returns their indices.
 
-        Where padding is visible, only inputs of equal length.
+        If padding is visible, only inputs of equal length share a batch.
 
         Args:
-            inputs: ids of each.
+            inputs: lists of ids.
             size: largest batch; None = no limit.
         """
         groups: dict[int, list[int]] = {}
@@ -136,7 +135,7 @@ class AdaptedLM(nn.Module):
         use_cache: bool = True,
         **options: Any,
     ) -> Tensor:
-        """Continue a batch of inputs; see `batches` for which ones may share it.
+        """Continue a batch of inputs; see `batches` for which inputs may share one.
 
         Args:
             features: n encoder features (B, D_j), or None for text alone.
@@ -144,7 +143,7 @@ class AdaptedLM(nn.Module):
             generation: beams, length and beam scoring; None = the adapter's defaults.
             use_cache, options: as in `InjectedLM.decode`.
         Returns:
-            (B, new) ids after the inputs; shorter texts are padded after their end.
+            (B, new) ids after the inputs; shorter texts are padded at the end.
         """
         out = self._decode(features, inputs, generation, use_cache, **options)
         return out[:, max(map(len, inputs)) :]
@@ -208,13 +207,13 @@ class AdaptedLM(nn.Module):
         inputs: Sequence[Sequence[int]],
         answers: Sequence[Sequence[int]],
     ) -> list[float]:
-        """How probable generated answers are; see `epalm.scoring`.
+        """Log-probabilities of generated answers; see `epalm.scoring`.
 
         Args:
-            features, inputs: as in `generate`, and as many as `batches` lets share a batch.
-            answers: B lists of the ids that `generate` gave.
+            features, inputs: as in `generate`, one batch as grouped by `batches`.
+            answers: B lists of ids returned by `generate`.
         Returns:
-            B means per token, the end token included, in nats.
+            B means per token, including the end token, in nats.
         """
         rows = [torch.tensor(up_to_end(row, self.text.stops)) for row in answers]
         given = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
@@ -235,5 +234,5 @@ class AdaptedLM(nn.Module):
     def answers(
         self, features: Sequence[Tensor] | None, inputs: Sequence[Sequence[int]], *args: Any, **options: Any
     ) -> list[str]:
-        """The texts that `generate` gives."""
+        """The texts that `generate` returns."""
         return [self.text.answer(row) for row in self.generate(features, inputs, *args, **options).tolist()]

@@ -1,9 +1,9 @@
 """The idea of the paper in one file: one perceptual token, overwritten layer after layer.
 
 A frozen LM runs over `[soft prompt][text]`. At decoder layer `start_layer_idx` one row is put in front,
-`[perceptual token][soft prompt][text]`, and before that layer and the following ones up to
-`end_layer_idx` the row is overwritten with a deeper [CLS] feature of the encoder (mapped by the
-connector). So the LM's layers read the encoder's last layers in step, through a single position.
+`[perceptual token][soft prompt][text]`, and before this layer and the following ones up to `end_layer_idx`
+the row is overwritten with a deeper [CLS] feature of the encoder, mapped by the connector. So the LM reads
+the encoder's last layers one after another, through a single position.
 
     layer            0 … s-1          s            s+1     …      e-1           e … N-1
     row 0              —         token 0      token 0/1    …   token n-1   carried on, not overwritten
@@ -11,13 +11,18 @@ connector). So the LM's layers read the encoder's last layers in step, through a
 
 What row 0 itself may see is the adapter's *mask mode*:
 
-- `reference`: everything, as in the original implementation, including future text and padding. As long as
-  layers are replaced, row 0 is thrown away before anything reads it. But after the last replaced layer it is
-  carried on, and the next layer reads what it saw: this is the *leak*. Published adapters need this mode.
-- `causal`: itself only. Nothing leaks, every key and value can be cached, a batch equals its items.
+- `reference`: everything, including future text and padding, as in the original implementation. While row 0
+  is being overwritten, what it saw is discarded before anything reads it. But after the last replaced layer
+  it is carried on, and the next layer reads what it saw: this is the *leak*. Published adapters need this
+  mode.
+- `causal`: only itself. Nothing leaks, every key and value can be cached, and a batch equals its items.
 
-This file is the method as the paper states it, without a cache: training runs it. `injection_cache.py` holds
-the same pass with exact caches for generation; tests check that both give the same logits and texts.
+`run_layers` is the method as the paper states it. Three passes are built on `overwrite_row_0`, and tests
+check that they agree:
+
+    plain      run_layers                 `InjectedLM.forward` without a cache, `verify`
+    training   training_pass.py           computes rows that a batch shares only once, then calls run_layers
+    decoding   injection_cache.py         run_layers on the rows that are not cached yet
 """
 
 from __future__ import annotations
@@ -30,17 +35,17 @@ from torch import Tensor, nn
 
 from epalm.config import InjectionConfig
 
-# Further arguments of a layer (rotary embeddings), given how many of the last prompt and text rows it runs on
-# and whether row 0 is among its rows.
+# Further arguments of a layer (rotary embeddings), given how many of the last prompt and text rows it runs
+# on, and whether row 0 is one of its rows.
 LayerKwargs = Callable[[int, bool], dict[str, Any]]
 
 
 def injection_schedule(config: InjectionConfig, num_layers: int, num_tokens: int) -> list[int]:
-    """Which token overwrites row 0 before each LM layer; -1 where none does.
+    """Which token overwrites row 0 before each LM layer; -1 = none.
 
-    The range of R = e - s layers is cut into steps of floor(R / n) layers (1 if R <= n); layer i gets
-    token min(floor((i - s) / step), n - 1) if `i` is a multiple of `text_step`. The last token serves the
-    remainder; with R < n the last tokens are never used. (Original implementation.)
+    As in the original implementation, the range of R = e - s layers is cut into steps of floor(R / n) layers
+    (1 if R <= n); layer i gets token min(floor((i - s) / step), n - 1) if `i` is a multiple of `text_step`.
+    The last token also serves the remainder; with R < n the last tokens are never used.
 
     Args:
         num_layers: N, decoder layers of the LM.
@@ -60,6 +65,17 @@ def layers_per_token(config: InjectionConfig, num_tokens: int) -> int:
     return span // num_tokens if num_tokens > 1 and span > num_tokens else 1
 
 
+def overwrite_row_0(hidden: Tensor, token: Tensor, has_token: bool) -> Tensor:
+    """Overwrite row 0 with a deeper feature; before the first replaced layer, put the row in front.
+
+    Args:
+        hidden: (B, R, H), with the perceptual token in row 0 if `has_token`.
+        token: (B, H) the feature, mapped to the LM's width.
+    """
+    rest = hidden[:, 1:] if has_token else hidden
+    return torch.cat([token[:, None].to(hidden), rest], dim=1)
+
+
 def run_layers(
     layers: nn.ModuleList,
     hidden: Tensor,
@@ -68,21 +84,19 @@ def run_layers(
     masks: Masks,
     layer_kwargs: LayerKwargs,
 ) -> Tensor:
-    """Run the LM's own decoder layers, overwriting row 0 by the schedule.
+    """Run the LM's own decoder layers, overwriting row 0 as scheduled.
 
     Args:
         hidden: (B, P + T, H) embedded prompt and text.
         tokens: (B, n, H) perceptual tokens, or None for a text-only pass.
-        schedule: token index per layer, -1 = not overwritten; from `injection_schedule`.
+        schedule: token index per layer, -1 = not overwritten; see `injection_schedule`.
     Returns:
-        (B, R, H) output of the last layer; with tokens R = 1 + P + T and row 0 is the perceptual token.
+        (B, R, H) output of the last layer; with tokens R = 1 + P + T, and row 0 is the perceptual token.
     """
     has_token = False
     for i, layer in enumerate(layers):
-        if tokens is not None and schedule[i] >= 0:  # overwrite row 0 with a deeper feature
-            rest = hidden[:, 1:] if has_token else hidden
-            token = tokens[:, schedule[i], None].to(hidden)  # (B, 1, H)
-            hidden, has_token = torch.cat([token, rest], dim=1), True
+        if tokens is not None and schedule[i] >= 0:
+            hidden, has_token = overwrite_row_0(hidden, tokens[:, schedule[i]], has_token), True
         text_rows = hidden.shape[1] - has_token
         mask = masks(text_rows, column=has_token, row=has_token)
         hidden = layer(hidden, attention_mask=mask, **layer_kwargs(text_rows, has_token))
@@ -92,18 +106,18 @@ def run_layers(
 class Masks:
     """Additive attention masks (B, 1, rows, columns), made once per layout and shared by the layers.
 
-    Rows are the positions that are computed, columns those whose keys they may see. Two switches say whether
-    the perceptual token is among them. Its *column* is there in every layer from the first replaced one on,
-    its *row* where it is computed: with a cache, its keys can be there (column) while the row is not.
+    Rows are the positions being computed, columns the keys that they may see. Two switches say whether the
+    perceptual token is included. Its *column* exists in every layer from the first replaced one on; its *row*
+    only where it is computed, since with a cache its keys may be there (column) without the row.
 
     There are two kinds of "invisible". In `reference` mode, as in the original, the future is minus infinity
-    and padding the lowest finite number. So a row of padding, which sees nothing else, spreads its attention
-    evenly over the padding before it, but never over the future; row 0 sees these rows, so it matters. In
-    `causal` mode both are the lowest number, and every row sees itself: a softmax over minus infinity alone
-    would be NaN.
+    and padding is the lowest finite number. So a padding row, which sees nothing else, spreads its attention
+    evenly over the padding before it but never over the future; this matters because row 0 sees these rows.
+    In `causal` mode both are the lowest finite number and every row sees itself, because a softmax over only
+    minus infinity would be NaN.
 
     Args:
-        text_mask: (B, T) 1 = text, 0 = padding, cached tokens included.
+        text_mask: (B, T) 1 = text, 0 = padding, including cached tokens.
         prompt_len: P, rows of the soft prompt.
         reference: the mask mode; True lets row 0 see everything.
     """

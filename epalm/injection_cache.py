@@ -1,8 +1,8 @@
-"""Exact caches for the pass of `injection.py`: what has been computed and no later token can change.
+"""The pass of `injection.py` with exact caches, for decoding: keeps whatever no later token can change.
 
-In `causal` mode nothing changes, and every key and value is cached. In `reference` mode row 0 sees all text,
-so with every new token its output changes: harmless as long as it is overwritten (see `injection.py`), and
-the reason for everything here where it is not.
+In `causal` mode nothing changes, so every key and value is cached. In `reference` mode row 0 sees all text,
+so its output changes with every new token. That is harmless where it is overwritten (see `injection.py`);
+where it is not, the layers around the leak need the special treatment below.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache
 
 from epalm.cache_layers import RoomyLayer
 from epalm.config import InjectionConfig
-from epalm.injection import LayerKwargs, Masks, injection_schedule
+from epalm.injection import LayerKwargs, Masks, injection_schedule, overwrite_row_0
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,7 @@ def run_layers_cached(
             hidden = torch.cat([beginning.hidden.expand(hidden.shape[0], -1, -1), hidden], dim=1)
             text_rows = hidden.shape[1]
         if tokens is not None and plan.schedule[i] >= 0 and i >= token_from:
-            rest = hidden[:, 1:] if has_token else hidden
-            token = tokens[:, plan.schedule[i], None].to(hidden)
-            hidden, has_token = torch.cat([token, rest], dim=1), True
+            hidden, has_token = overwrite_row_0(hidden, tokens[:, plan.schedule[i]], has_token), True
         if plan.recomputes and i == plan.leak_layer:
             rows = cache.remember_rows(hidden[:, 1:], i)
             hidden, text_rows = torch.cat([hidden[:, :1], rows], dim=1), rows.shape[1]

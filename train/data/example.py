@@ -3,8 +3,8 @@
     python -m train.data.example      # recreates assets/example as it ships
 
 For every pair of thing and background, two counts are in the training split and the third is held out:
-training sees one star and three stars on red, but never two. So a test caption can only be right if thing, background
-and count were learned separately.
+training sees one star and three stars on red, but never two. So a test caption can only be right if thing,
+background and count were learned separately.
 """
 
 from __future__ import annotations

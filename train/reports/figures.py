@@ -225,7 +225,7 @@ class Preview:
 
 
 def preview(path: Path, modality: str | None = None) -> Preview:
-    """A thumbnail of an image, frames of a video, or a spectrogram of a sound and, if small, the sound itself.
+    """A thumbnail of an image, frames of a video, or a sound's spectrogram and, if small, the sound itself.
 
     Args:
         modality: "audio" to preview the sound of a video.
