@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ import pytest
 from train.metrics import java, score_captions
 from train.metrics.tokenizer import tokenize
 
-pytest.importorskip("pycocoevalcap")
-needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="no Java")
+pytestmark = pytest.mark.skipif(find_spec("pycocoevalcap") is None, reason="pycocoevalcap is not installed")
+needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="Java is not installed")
 
 
 @needs_java
