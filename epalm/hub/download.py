@@ -1,11 +1,12 @@
-"""Fetch one file over HTTP: resumed after an interruption, checked, and put in place in one step.
+"""Fetch one file from the Hugging Face Hub or over plain HTTP: resumable, checked, atomic.
 
-    from epalm.hub.download import download
+    from epalm.hub.download import download, download_from_hub
+    download_from_hub("mshukor/eP-ALM", "checkpoint_best.pth", "3eb6…", sha256="ed24…")
     download("https://example.org/checkpoint_best.pth", Path("checkpoint_best.pth"), sha256="ed24…")
 
-While it grows, the file has a `.part` name next to its final one; an interrupted download leaves it there,
-and the next call asks the server only for the rest. The final name appears when the file is complete and its
-size and hash are right.
+The Hub's library keeps files in its own cache. Over plain HTTP, the file has a `.part` name next to its final
+one while it grows; an interrupted download leaves it there, and the next call requests only the rest. The
+final name appears once the file is complete and its size and hash are right.
 """
 
 import hashlib
@@ -18,19 +19,75 @@ import urllib.request
 from collections.abc import Callable
 from email.message import Message
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from epalm.errors import EPALMError
+from epalm.errors import EPALMError, reason
 from epalm.files import sha256_of
 
-TRIES = 3  # attempts in a row without a new byte
-PAUSE = 1.0  # seconds before the second attempt; doubled before each further one
-CHUNK = 1 << 20  # bytes per read, and between two calls of `progress`
+TRIES = 3  # consecutive attempts without a new byte
+PAUSE = 1.0  # seconds before the second attempt; doubles before each further one
+CHUNK = 1 << 20  # bytes per read and per call of `progress`
 TIMEOUT = 30.0  # seconds without a byte before the connection counts as lost
 
-# Told the bytes so far, and the bytes in all or None if the server does not say.
+# Called with the bytes so far and the total, or None if the server does not send it.
 Progress = Callable[[int, int | None], None]
+
+
+def download_from_hub(
+    repo: str,
+    file: str,
+    revision: str,
+    *,
+    repo_type: str = "space",
+    sha256: str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Fetch `file` of a repository at a commit into the Hub's cache and return its path there.
+
+    Raises:
+        EPALMError: the Hub cannot be reached, does not have the file, or sent one with another hash.
+    """
+    import httpx  # not needed to list published models
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    bar = None if progress is None else _bar_for(progress)
+    try:
+        path = Path(hf_hub_download(repo, file, repo_type=repo_type, revision=revision, tqdm_class=bar))
+    except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
+        raise EPALMError(
+            f"{file} of {repo} could not be downloaded from the Hugging Face Hub ({reason(error)})."
+        ) from error
+    if sha256 is not None and (digest := sha256_of(path)) != sha256.lower():
+        for name in (path.resolve(), path):  # the cache's copy and the link to it
+            name.unlink(missing_ok=True)
+        raise _wrong_hash(f"{file} of {repo}", digest, sha256)
+    return path
+
+
+def _bar_for(progress: Progress) -> Any:
+    """A progress bar class for the Hub's library that calls `progress` instead of drawing."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        def display(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+        def update(self, n: float | None = 1) -> bool | None:
+            drawn = super().update(n)
+            progress(int(self.n), None if self.total is None else int(self.total))
+            return drawn
+
+    return Bar
+
+
+def _wrong_hash(name: str, found: str, expected: str) -> EPALMError:
+    return EPALMError(
+        f"{name} has sha256 {found[:12]}… where {expected[:12].lower()}… was expected: it is damaged or "
+        "another file, was removed, and can be downloaded again."
+    )
 
 
 def download(
@@ -41,17 +98,20 @@ def download(
     sha256: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Fetch `url` to `path` and return `path`; a file that is already there and right is not fetched again.
+    """Fetch `url` to `path` and return `path`; an intact file that is already there is not fetched again.
 
-    `size` (bytes) and `sha256` (hex) are checked where given. Raises EPALMError, naming the source, if the
-    server refuses, cannot be reached, or sends a web page, a short file or another file.
+    Args:
+        size, sha256: expected bytes and hex digest; None skips the check.
+    Raises:
+        EPALMError: the server refuses, cannot be reached, or sends a web page, a truncated file or another
+            file.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock", timeout=0):
             if path.exists() and _is(path, size, sha256):
                 return path
-            # The source is part of the name: bytes of one server are never continued with those of another.
+            # The URL is part of the name, so one server's bytes are never continued with another's.
             part = path.with_name(f"{path.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part")
             _fetch(url, part, size, progress)
             _check(url, part, size, sha256)
@@ -59,15 +119,15 @@ def download(
             return path
     except Timeout:
         raise EPALMError(
-            f"Another process is downloading {path.name} from {url} to {path.parent}: wait until it has "
-            "finished, then try again."
+            f"Another process is downloading {path.name} from {url} to {path.parent}; try again when it has "
+            "finished."
         ) from None
     except OSError as error:
         raise EPALMError(f"{url} could not be written to {path}: {error.strerror or error}.") from error
 
 
 class _Lost(Exception):
-    """The connection failed in a way that another attempt may mend; the message says how."""
+    """The connection failed in a way that another attempt may fix; the message says how."""
 
 
 def _fetch(url: str, part: Path, size: int | None, progress: Progress | None) -> None:
@@ -81,7 +141,7 @@ def _fetch(url: str, part: Path, size: int | None, progress: Progress | None) ->
             failed = 1 if reached > before else failed + 1
             if failed >= TRIES:
                 advice = (
-                    f"the {reached:,} bytes so far are kept, so try again later to resume"
+                    f"the {reached:,} bytes so far are kept; try again later to resume"
                     if reached
                     else "check the network and try again"
                 )
@@ -90,11 +150,11 @@ def _fetch(url: str, part: Path, size: int | None, progress: Progress | None) ->
 
 
 def _attempt(url: str, part: Path, size: int | None, progress: Progress | None) -> None:
-    """One request, from the end of `part` on. Returns when the server has sent all it announced."""
+    """One request, starting at the end of `part`; returns when the server has sent all that it announced."""
     have = part.stat().st_size if part.exists() else 0
     if have and have == size:
         return
-    # Compressed transfer would make offsets and lengths those of another byte stream.
+    # With compression, offsets and lengths would refer to the compressed bytes.
     request = urllib.request.Request(url, headers={"Accept-Encoding": "identity", "User-Agent": "epalm"})
     if have:
         request.add_header("Range", f"bytes={have}-")
@@ -106,12 +166,12 @@ def _attempt(url: str, part: Path, size: int | None, progress: Progress | None) 
                 return  # `part` was complete already
             if error.code == 416:
                 part.unlink()
-                raise _Lost("the partial file did not fit the server's") from None
+                raise _Lost("the partial file did not match the server's") from None
             if error.code in (408, 429) or error.code >= 500:
                 raise _Lost(f"the server answers {error.code} {error.reason}") from None
             raise EPALMError(
                 f"{url} cannot be downloaded: the server answers {error.code} {error.reason}; the link may "
-                "have moved, so get the file by hand and pass its path."
+                "have moved, so download the file by hand and pass its path."
             ) from None
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         raise _Lost(f"no answer: {_reason(error)}") from None
@@ -121,7 +181,7 @@ def _attempt(url: str, part: Path, size: int | None, progress: Progress | None) 
         resumed = response.status == 206 and _start(response.headers) == have
         if response.status == 206 and not resumed:
             part.unlink()
-            raise _Lost("the server resumed at another place")
+            raise _Lost("the server resumed at another position")
         done = have if resumed else 0
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else size
@@ -143,7 +203,7 @@ def _read(response: http.client.HTTPResponse) -> bytes:
 
 
 def _refuse_web_page(url: str, response: http.client.HTTPResponse) -> None:
-    """File hosts answer 200 with a page: to confirm a large file, to log in, to say that a share is gone."""
+    """File hosts answer 200 with a page that asks to confirm or log in, or says that the share is gone."""
     kind = response.headers.get_content_type()
     try:
         head = b"" if response.status == 206 else response.peek(512)[:512].lstrip().lower()
@@ -152,7 +212,7 @@ def _refuse_web_page(url: str, response: http.client.HTTPResponse) -> None:
     if kind in ("text/html", "application/xhtml+xml") or head.startswith((b"<!doctype html", b"<html")):
         raise EPALMError(
             f"{url} answers with a web page instead of the file (to confirm, to log in, or 'not found'): "
-            "open it in a browser, save the file there and pass its path."
+            "open it in a browser, save the file and pass its path."
         )
 
 
@@ -161,15 +221,12 @@ def _check(url: str, part: Path, size: int | None, sha256: str | None) -> None:
     if size is not None and got != size:
         part.unlink()
         raise EPALMError(
-            f"{url} gave {got:,} bytes where {size:,} were expected: that is another file, so get "
-            "the right one by hand and pass its path."
+            f"{url} sent {got:,} bytes where {size:,} were expected: that is another file, so download the "
+            "right one by hand and pass its path."
         )
     if sha256 is not None and (digest := sha256_of(part)) != sha256.lower():
         part.unlink()
-        raise EPALMError(
-            f"{url} gave a file with sha256 {digest[:12]}… where {sha256[:12].lower()}… was expected: it is "
-            "damaged or another file, was removed, and can be downloaded again."
-        )
+        raise _wrong_hash(f"The file from {url}", digest, sha256)
 
 
 def _is(path: Path, size: int | None, sha256: str | None) -> bool:

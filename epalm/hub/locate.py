@@ -28,7 +28,7 @@ def locate(name: str, revision: str | None, token: str | bool | None, say: Calla
         folder = cache_root() / "adapters" / name
         if not (folder / WEIGHTS).exists():
             preset = ZOO[name]
-            say(f"Fetching the published checkpoint of {preset.title} ({preset.megabytes} MB) …")
+            say(f"Downloading the published checkpoint of {preset.title} ({preset.megabytes} MB) …")
             shown = -1
 
             def percent(done: int, total: int | None) -> None:

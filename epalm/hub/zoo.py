@@ -1,12 +1,12 @@
-"""The ten published eP-ALM adapters: what each was trained on, which backbones it needs, where its file is.
+"""The ten published eP-ALM adapters: their training data, backbones and download sources.
 
     from epalm.hub.zoo import ZOO, find, licence_notice
     preset = find("coco-caption-opt-2.7b")
     print(licence_notice(preset))
 
-All facts that turn one of the original's `checkpoint_best.pth` into an adapter folder are here
-(`checkpoints.py` does it). The checkpoints hold only the connectors and the soft prompt, so the names and
-shapes of their tensors follow from a preset, too (`Preset.key_shapes`).
+A preset has everything that `checkpoints.py` needs to turn an original `checkpoint_best.pth` into an adapter
+folder. The checkpoints contain only connectors and soft prompt, so the names and shapes of their tensors also
+follow from a preset (`Preset.key_shapes`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import difflib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from epalm.config import (
     AdapterConfig,
@@ -28,23 +28,44 @@ from epalm.config import (
     TaskConfig,
 )
 from epalm.errors import EPALMError
-from epalm.hub.download import Progress, download
+from epalm.hub.download import Progress, download, download_from_hub
 
 if TYPE_CHECKING:
     from epalm.media.recipes import Recipe
 
 
 @dataclass(frozen=True)
+class HubSource:
+    """A file in a Hugging Face Space at a commit; `sha256` if it is known."""
+
+    repo: str
+    file: str
+    revision: str
+    sha256: str | None = None
+
+    @property
+    def url(self) -> str:
+        return f"https://huggingface.co/spaces/{self.repo}/resolve/{self.revision}/{self.file}"
+
+    def fetch(self, path: Path, progress: Progress | None = None) -> Path:
+        """Fetch into the Hub's cache, whatever `path` is."""
+        return download_from_hub(self.repo, self.file, self.revision, sha256=self.sha256, progress=progress)
+
+
+@dataclass(frozen=True)
 class Source:
-    """A place to fetch a file from; `sha256` only where it is known."""
+    """A file to fetch over plain HTTP; `sha256` if it is known."""
 
     url: str
     sha256: str | None = None
 
+    def fetch(self, path: Path, progress: Progress | None = None) -> Path:
+        return download(self.url, path, sha256=self.sha256, progress=progress)
+
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen language model or encoder: `width` of its hidden states or [CLS] features, `layers` deep."""
+    """A frozen language model or encoder, with the width of its hidden states or [CLS] features."""
 
     id: str  # on the Hugging Face Hub
     title: str
@@ -57,7 +78,7 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Result:
-    """A number that the authors report for this adapter; their README gives it, rounded."""
+    """A result that the authors report for this adapter, rounded as in their README."""
 
     metric: str
     value: float
@@ -69,7 +90,7 @@ Modality = Literal["image", "video", "audio"]
 
 @dataclass(frozen=True)
 class Preset:
-    """One published adapter. Injection, mask and generation are those of the paper, the same for all ten."""
+    """One published adapter. Injection, mask and generation are the paper's, the same for all ten."""
 
     name: str
     title: str
@@ -77,15 +98,15 @@ class Preset:
     modality: Modality
     lm: Backbone
     encoder: Backbone
-    template: str  # of the text input; the tokenizer puts BOS before it
-    sources: tuple[Source, ...]
+    template: str  # of the text input; the tokenizer prepends BOS
+    sources: tuple[HubSource | Source, ...]  # tried in this order
     shared_connector: bool = False
     prompt_mlp: bool = True
     prompt_length: int = 10
-    start_layer: int = 19  # the perceptual token is replaced in layers start_layer ≤ i < end_layer
+    start_layer: int = 19  # row 0 is overwritten before layers start_layer ≤ i < end_layer
     end_layer: int = 31
-    injected: int = 6  # [CLS] features, of the encoder's last layers
-    num_frames: int | None = None  # of a video
+    injected: int = 6  # number of injected [CLS] features, from the encoder's last layers
+    num_frames: int | None = None  # for video
     generation: GenerationConfig = GenerationConfig(num_beams=3, max_length=30, beam_scoring="reference")
     result: Result | None = None
 
@@ -96,8 +117,8 @@ class Preset:
 
     @property
     def key_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor in the `model` entry of the original's checkpoint."""
-        width = self.lm.width  # the OPT models of the zoo embed tokens in their hidden width
+        """Name and shape of every tensor in the `model` entry of the original checkpoint."""
+        width = self.lm.width  # these OPT models embed tokens in their hidden width
         shapes: dict[str, tuple[int, ...]] = {}
         for i in range(1 if self.shared_connector else self.injected):
             shapes[f"connector.{i}.weight"] = (width, self.encoder.width)
@@ -110,7 +131,7 @@ class Preset:
 
     @property
     def config(self) -> AdapterConfig:
-        """The adapter folder's config."""
+        """The config of the adapter folder."""
         width = self.lm.width
         task = TaskConfig(self.task, self.modality, self.template)
         if self.task == "qa":
@@ -148,12 +169,12 @@ class Preset:
 
     @property
     def megabytes(self) -> int:
-        """Size of the checkpoint to fetch: float32 weights and AdamW's two moments of each."""
+        """Size of the checkpoint: float32 weights and AdamW's two moments of each."""
         return round(self.trainable * 12 / 1e6)
 
 
 def find(name: str) -> Preset:
-    """The preset of this name; raises EPALMError naming the closest one."""
+    """The preset of this name; EPALMError naming the closest one if there is none."""
     if name in ZOO:
         return ZOO[name]
     [closest] = difflib.get_close_matches(name.lower(), ZOO, n=1, cutoff=0.0)
@@ -163,7 +184,7 @@ def find(name: str) -> Preset:
 
 
 def licence_notice(preset: Preset) -> str:
-    """One or two sentences to show where a model is chosen: the licences of its parts and what follows."""
+    """The licences of a model's parts and their consequence, in one or two sentences."""
     parts = (preset.lm, preset.encoder)
     notice = f"{parts[0].title} is under the {parts[0].licence}, {parts[1].title} under {parts[1].licence}."
     if restricted := [part.title for part in parts if not part.commercial]:
@@ -172,13 +193,17 @@ def licence_notice(preset: Preset) -> str:
 
 
 def fetch_checkpoint(preset: Preset, folder: Path, progress: Progress | None = None) -> Path:
-    """Fetch the original's checkpoint of `preset` into `folder` from the first of its sources that gives it.
+    """Fetch the original checkpoint of `preset` from the first source that works; returns its path.
 
-    Resumes an interrupted download and does nothing when the file is there. Raises EPALMError when no source
-    is known or none can be reached; the sentence says how to use a local copy.
+    Interrupted downloads are resumed, and an existing file is used as it is.
+
+    Args:
+        folder: for files fetched over plain HTTP; the Hub has its own cache.
+    Raises:
+        EPALMError: no source works; the message says how to use a local copy.
     """
     path = folder / f"{preset.name}.pth"
-    if path.exists():  # checked when it got this name, maybe by another source's hash
+    if path.exists():  # it was checked before it got this name
         return path
     local = (
         f"with a copy of the checkpoint, run `python -m epalm convert CHECKPOINT OUT --preset {preset.name}`."
@@ -188,7 +213,7 @@ def fetch_checkpoint(preset: Preset, folder: Path, progress: Progress | None = N
     failures = []
     for source in preset.sources:
         try:
-            return download(source.url, path, sha256=source.sha256, progress=progress)
+            return source.fetch(path, progress)
         except EPALMError as error:
             failures.append(str(error).removesuffix("."))
     raise EPALMError(f"{preset.name} could not be fetched: {'; '.join(failures)}; {local}")
@@ -271,71 +296,71 @@ AST = Backbone(
 
 ANSWER_TOKEN = "</a>"
 CAPTION = ""
-QUESTION = "{question}?</a>"  # a question that ends in "?" gets a second one, as in training
+QUESTION = "{question}?</a>"  # as in training, a question that ends in "?" gets a second one
+COMMIT = "3eb682b3bdd4c30665f58015e4785efbba5a833b"  # of the authors' demo on the Hub
 
 
-def _sources(folder: str, share: str, sha256: str | None = None) -> tuple[Source, ...]:
-    """The authors' demo on the Hub, at a fixed commit, and the share that their README names."""
-    hub = "https://huggingface.co/spaces/mshukor/eP-ALM/resolve/3eb682b3bdd4c30665f58015e4785efbba5a833b"
-    return (
-        Source(f"{hub}/checkpoints/{folder}/checkpoint_best.pth", sha256),
-        Source(f"https://nuage.isir.upmc.fr/index.php/s/{share}/download"),
-    )
+VQA_SHA256 = "ed245e9f9395937cc5297f6415ec89880fdcc13d48cc79f988c829f4632543a8"
+GQA_SHA256 = "3d3dbbe0581762284cbcef7c4cf5bf5458bfa01a8393696792eba2e2c07df779"
 
-
-def _image(name: str, title: str, task: Task, sources: tuple[Source, ...], **settings) -> Preset:
-    return _preset(name, title, task, sources, modality="image", encoder=VIT_B, **settings)
-
-
-def _video(name: str, title: str, task: Task, sources: tuple[Source, ...], **settings) -> Preset:
-    return _preset(name, title, task, sources, modality="video", encoder=TIMESFORMER, **settings)
-
-
-def _large(name: str, title: str, task: Task, sources: tuple[Source, ...]) -> Preset:
-    """The paper's eP-ALM pt-L: larger backbones, one shared connector, plain soft prompt, half precision."""
-    settings = {"lm": OPT_6_7B, "encoder": VIT_L}
-    shape = {"shared_connector": True, "prompt_mlp": False}
-    return _preset(name, title, task, sources, modality="image", **settings, **shape)
+VIDEO: dict[str, Any] = {"modality": "video", "encoder": TIMESFORMER}
+AUDIO: dict[str, Any] = {"modality": "audio", "encoder": AST}
+# The paper's eP-ALM pt-L: larger backbones, one shared connector, plain soft prompt, half precision.
+LARGE: dict[str, Any] = {"lm": OPT_6_7B, "encoder": VIT_L, "shared_connector": True, "prompt_mlp": False}
 
 
 def _preset(
-    name: str, title: str, task: Task, sources: tuple[Source, ...], modality: Modality, **settings
+    name: str,
+    title: str,
+    task: Task,
+    folder: str,
+    share: str,
+    sha256: str | None = None,
+    lm: Backbone = OPT_2_7B,
+    encoder: Backbone = VIT_B,
+    modality: Modality = "image",
+    **settings: Any,
 ) -> Preset:
-    """The paper's main models, where `settings` do not say otherwise."""
-    lm = settings.pop("lm", OPT_2_7B)
+    """A published model: by default the paper's main one for images.
+
+    Args:
+        folder: where the authors' demo on the Hub has the checkpoint.
+        share: of the authors' file server, named in their README.
+    """
     return Preset(
         name=f"{name}-{lm.title.lower()}",
         title=f"{title} ({lm.title})",
         task=task,
         modality=modality,
         lm=lm,
+        encoder=encoder,
         template=CAPTION if task == "caption" else QUESTION,
-        sources=sources,
+        sources=(
+            HubSource("mshukor/eP-ALM", f"checkpoints/{folder}/checkpoint_best.pth", COMMIT, sha256),
+            Source(f"https://nuage.isir.upmc.fr/index.php/s/{share}/download"),
+        ),
         **settings,
     )
 
 
-VQA_SHA256 = "ed245e9f9395937cc5297f6415ec89880fdcc13d48cc79f988c829f4632543a8"
-GQA_SHA256 = "3d3dbbe0581762284cbcef7c4cf5bf5458bfa01a8393696792eba2e2c07df779"
-
 # fmt: off
 PRESETS = (
-    _image("vqa", "VQA v2", "qa", _sources("float32/ePALM_vqa", "SMTJqfL62KC88z5", VQA_SHA256)),
-    _large("vqa", "VQA v2", "qa", _sources("accelerate/ePALM_pt_L_acc_vqa", "aSrCTKXsKQxAE72")),
-    _image("coco-caption", "COCO captioning", "caption",
-           _sources("float32/ePALM_caption", "y9KZr9CEpe42443"), result=Result("CIDEr", 97)),
-    _large("coco-caption", "COCO captioning", "caption",
-           _sources("accelerate/ePALM_pt_L_acc_caption", "PNrytqFbJWJqdt3")),
-    _image("gqa", "GQA", "qa", _sources("float32/ePALM_gqa", "8rS84b4EH56CPZq", GQA_SHA256)),
-    _large("gqa", "GQA", "qa", _sources("accelerate/ePALM_pt_L_acc_gqa", "9o7gk5gWY5ZNKLM")),
-    _video("msrvtt-caption", "MSR-VTT captioning", "caption",
-           _sources("float32/ePALM_video_caption_msrvtt", "nCj7mz7NHgeYokP"), num_frames=16),
-    _video("msrvtt-qa", "MSRVTT-QA", "qa",
-           _sources("float32/ePALM_video_qa_msrvtt", "RysMQzH9sSf5b7P"), num_frames=8),
-    _video("msvd-qa", "MSVD-QA", "qa",
-           _sources("float32/ePALM_video_qa_msvd", "LCdLN3xg35jGCP2"), num_frames=8),
+    _preset("vqa", "VQA v2", "qa", "float32/ePALM_vqa", "SMTJqfL62KC88z5", VQA_SHA256),
+    _preset("vqa", "VQA v2", "qa", "accelerate/ePALM_pt_L_acc_vqa", "aSrCTKXsKQxAE72", **LARGE),
+    _preset("coco-caption", "COCO captioning", "caption", "float32/ePALM_caption", "y9KZr9CEpe42443",
+            result=Result("CIDEr", 97)),
+    _preset("coco-caption", "COCO captioning", "caption",
+            "accelerate/ePALM_pt_L_acc_caption", "PNrytqFbJWJqdt3", **LARGE),
+    _preset("gqa", "GQA", "qa", "float32/ePALM_gqa", "8rS84b4EH56CPZq", GQA_SHA256),
+    _preset("gqa", "GQA", "qa", "accelerate/ePALM_pt_L_acc_gqa", "9o7gk5gWY5ZNKLM", **LARGE),
+    _preset("msrvtt-caption", "MSR-VTT captioning", "caption",
+            "float32/ePALM_video_caption_msrvtt", "nCj7mz7NHgeYokP", num_frames=16, **VIDEO),
+    _preset("msrvtt-qa", "MSRVTT-QA", "qa",
+            "float32/ePALM_video_qa_msrvtt", "RysMQzH9sSf5b7P", num_frames=8, **VIDEO),
+    _preset("msvd-qa", "MSVD-QA", "qa",
+            "float32/ePALM_video_qa_msvd", "LCdLN3xg35jGCP2", num_frames=8, **VIDEO),
     _preset("audiocaps", "AudioCaps captioning", "caption",
-            _sources("float32/ePALM_audio_caption", "ZeeZc9zdFSgFTFC"), modality="audio", encoder=AST),
+            "float32/ePALM_audio_caption", "ZeeZc9zdFSgFTFC", **AUDIO),
 )
 # fmt: on
 

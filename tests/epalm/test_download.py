@@ -7,12 +7,13 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import huggingface_hub.constants as constants
 import pytest
 from filelock import FileLock
 
 from epalm.errors import EPALMError
 from epalm.hub.download import download
-from epalm.hub.zoo import ZOO, Source, fetch_checkpoint
+from epalm.hub.zoo import ZOO, HubSource, Source, fetch_checkpoint
 
 BODY = bytes(range(256)) * 4000  # 1,024,000 bytes
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -196,6 +197,51 @@ def test_a_preset_without_a_working_source_says_how_to_use_a_local_copy(server, 
         fetch_checkpoint(_preset(server.url("page"), server.url("missing")), tmp_path)
     assert "web page" in str(error.value) and "404" in str(error.value)
     assert str(error.value).endswith("run `python -m epalm convert CHECKPOINT OUT --preset vqa-opt-2.7b`.")
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+FILE = "checkpoints/float32/vqa/checkpoint_best.pth"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Path:
+    """The Hub's local cache with one file of a Space, as the library keeps it; there is no network."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "hub" / "spaces--someone--demo"
+    blob, link = repository / "blobs" / SHA256, repository / "snapshots" / COMMIT / FILE
+    for path in (blob, link):
+        path.parent.mkdir(parents=True)
+    blob.write_bytes(BODY)
+    link.symlink_to(blob)
+    return link
+
+
+def test_a_preset_comes_from_the_hub_at_its_commit_without_plain_http(hub, server, tmp_path):
+    sources = (HubSource("someone/demo", FILE, COMMIT, SHA256), Source(server.url("ok")))
+    path = fetch_checkpoint(replace(ZOO["vqa-opt-2.7b"], sources=sources), tmp_path)
+    assert (path, path.read_bytes(), server.ranges) == (hub, BODY, [])
+
+
+@pytest.mark.parametrize(("commit", "file"), [("f" * 40, FILE), (COMMIT, "other.pth")])
+def test_what_the_hub_does_not_have_comes_over_plain_http(hub, server, tmp_path, commit, file):
+    sources = (HubSource("someone/demo", file, commit, SHA256), Source(server.url("ok"), SHA256))
+    path = fetch_checkpoint(replace(ZOO["vqa-opt-2.7b"], sources=sources), tmp_path)
+    assert (path, path.read_bytes()) == (tmp_path / "vqa-opt-2.7b.pth", BODY)
+
+
+def test_a_file_of_the_hub_with_another_hash_is_refused_and_removed(hub, tmp_path):
+    source = HubSource("someone/demo", FILE, COMMIT, sha256="0" * 64)
+    with pytest.raises(EPALMError, match=f"{FILE} of someone/demo has sha256 .* was expected"):
+        source.fetch(tmp_path / "a.pth")
+    assert not hub.is_symlink() and not hub.resolve().exists()
+
+
+def test_a_hub_that_cannot_be_reached_is_named(hub, tmp_path):
+    with pytest.raises(
+        EPALMError, match="other.pth of someone/demo could not be downloaded from the Hugging"
+    ):
+        HubSource("someone/demo", "other.pth", COMMIT).fetch(tmp_path / "a.pth")
 
 
 def _preset(*urls: str):
