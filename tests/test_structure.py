@@ -13,7 +13,7 @@ LONGEST = 400  # lines
 # From the bottom up: a room may import from those on lower floors, and from itself.
 FLOORS = (
     ("epalm.errors",),
-    ("epalm.config", "epalm.files"),
+    ("epalm.config", "epalm.files", "epalm.results"),
     ("epalm.families", "epalm.injection", "epalm.text", "epalm.media"),
     ("epalm.injection_cache", "epalm.adapter"),
     ("epalm.hub",),

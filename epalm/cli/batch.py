@@ -19,11 +19,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from epalm.cli.results import Results
 from epalm.errors import EPALMError
 from epalm.media.container import MediaSource, Modality, whole
 from epalm.media.reader import HERE, Reader
 from epalm.model import EPALM, Request
+from epalm.results import Results
 from epalm.scoring import Answer
 
 NAMES = mimetypes.MimeTypes()  # the built-in table alone: the same on every machine

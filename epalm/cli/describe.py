@@ -13,13 +13,13 @@ import torch
 from epalm.adapter import Adapter
 from epalm.cli.batch import Progress, Run, find_files
 from epalm.cli.parts import Share, open_results
-from epalm.cli.results import json_line
 from epalm.cli.terminal import OK, REFUSED, say
 from epalm.errors import EPALMError
 from epalm.hub.licences import licences_of_configs
 from epalm.hub.zoo import ZOO, licence_notice
 from epalm.media.reader import ReadingProcess
 from epalm.model import EPALM
+from epalm.results import json_line
 
 FILE_SECONDS = 600.0  # that reading one file may take
 

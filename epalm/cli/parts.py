@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from epalm.cli.results import Results, is_better, rows_of
 from epalm.cli.terminal import OK, say
 from epalm.errors import EPALMError
 from epalm.files import write_json_lines
+from epalm.results import Results, is_better, rows_of
 
 T = TypeVar("T")
 ABOUT_A_FILE = ("file", "text", "error", "adapter", "seconds", "bytes", "modified")  # all else are settings

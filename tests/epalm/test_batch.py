@@ -16,8 +16,8 @@ from PIL import Image
 from epalm import EPALM, EPALMError
 from epalm.cli.batch import File, Progress, duration, find_files, generate, progress_text, recognise
 from epalm.cli.main import main
-from epalm.cli.results import Results
 from epalm.model import Request
+from epalm.results import Results
 from tests.epalm.test_audio import sound_file, tone
 from tests.epalm.test_video import video
 
@@ -241,7 +241,7 @@ def test_a_line_that_was_cut_off_is_dropped_and_no_other(tmp_path, cut):
 def test_a_file_that_holds_something_else_is_refused_and_left_as_it_is(tmp_path, content, capsys):
     (tmp_path / "o").write_text(content)
     assert main(["caption", str(picture(tmp_path / "a.png")), "--out", str(tmp_path / "o")]) == 2
-    assert "something else than results in line" in capsys.readouterr().err
+    assert "something other than results in line" in capsys.readouterr().err
     assert (tmp_path / "o").read_text() == content
 
 

@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from epalm.cli.results import Results
 from epalm.errors import EPALMError
+from epalm.results import Results
+from train.progress import bar
 
 # Formats (FFmpeg's names) whose header states the duration; for others FFmpeg guesses it from the size.
 TIMED = {"mov", "matroska", "avi", "wav", "w64", "flac", "aiff", "flv", "asf"}
@@ -34,8 +35,6 @@ def check_media(paths: Sequence[str], modality: str, out: Path, workers: int) ->
 
     Outcomes are written to OUT/checked.jsonl immediately. Files that changed since then are opened again.
     """
-    from epalm.cli.batch import Progress  # brings PyTorch
-
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -47,14 +46,14 @@ def check_media(paths: Sequence[str], modality: str, out: Path, workers: int) ->
         todo = [path for path in paths if not results.has(path)]
         if len(todo) < len(paths):
             print(f"{len(paths) - len(todo):,} files were already checked.", file=sys.stderr)
-        with Progress(len(todo)) as progress:
+        with bar("opening files", len(todo), " files") as shown:
             for path, problem in check_files(todo, CHECKS[modality], workers):
                 if problem is None:
                     results.add(path, text="opens")
                 else:
                     results.add(path, error=problem)
                     damaged[path] = problem
-                progress.advance()
+                shown.update()
     return damaged
 
 

@@ -1,4 +1,4 @@
-"""A file of JSON lines that grows by one per described file, and from which a later run goes on.
+"""A file of JSON lines with one row per processed file, from which a later run resumes.
 
 with Results(Path("captions.jsonl"), {"task": "caption", "model": "starter"}) as results:
     if not results.has("photo.jpg"):
@@ -20,23 +20,23 @@ ROW_BEGINS = b'{"file": '
 
 
 class Results:
-    """A file of JSON lines that grows by one per described file, and from which a later run goes on.
+    """A file of JSON lines with one row per processed file, from which a later run resumes.
 
-    A file is done if its last row under the same settings has a text and the file has not changed since, by
-    its size and time. A row with an error is tried again, and the same error is not written twice. Rows are
-    only ever added; of several rows about one file, the last one counts.
+    A file is done if its last row with the same settings has a text and the file's size and time have not
+    changed since. Files with an error are tried again; the same error is not written twice. Rows are only
+    appended; if a file has several rows, the last one counts.
 
     Args:
-        settings: what the texts depend on (model, question, …); every row has those that are not None.
+        settings: what the texts depend on (model, question, …); written to every row unless None.
         others: files of other processes, whose rows count as well; they are only read.
     Raises:
-        EPALMError: it cannot be written, or holds something else than such rows.
+        EPALMError: the file cannot be written or contains something other than such rows.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], others: Sequence[Path] = ()):
         self.path = path
         self.settings = settings
-        self.rows: dict[str, dict[str, Any]] = {}  # last row of each file under these settings
+        self.rows: dict[str, dict[str, Any]] = {}  # last row of each file with these settings
         try:
             with path.open("a+b") as file:
                 self._read(file)
@@ -50,7 +50,7 @@ class Results:
                     self._remember(row)
 
     def _read(self, file: BinaryIO) -> None:
-        """Take in the rows that are there. A truncated last line is dropped."""
+        """Read the existing rows and drop a truncated last line."""
         file.seek(0)
         end = 0  # of the complete rows
         for number, line in enumerate(file, 1):
@@ -59,7 +59,8 @@ class Results:
             cut_off = not whole and ROW_BEGINS[: len(line)] == line[: len(ROW_BEGINS)]
             if row is None and not cut_off:
                 raise EPALMError(
-                    f"{self.path} has something else than results in line {number}; give --out another name."
+                    f"{self.path} has something other than results in line {number}; choose another name "
+                    "with --out."
                 )
             if row is not None:
                 self._remember(row)
@@ -70,12 +71,12 @@ class Results:
         file.truncate(end)
 
     def has(self, path: str) -> bool:
-        """Whether the file was described under these settings and is still the same."""
+        """Whether the file was processed with these settings and has not changed since."""
         row = self.rows.get(os.path.normpath(path), {})
         return "text" in row and stamp(path).items() <= row.items() and os.path.exists(path)
 
     def add(self, path: str, **values: Any) -> None:
-        """Write a row about a file at once; `values` has its "text", or the "error" that came instead."""
+        """Append a row about a file; `values` has its "text" or an "error"."""
         known = self.rows.get(os.path.normpath(path), {})
         if "error" in values and known.get("error") == values["error"]:
             return
@@ -114,7 +115,7 @@ def parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def rows_of(part: Path) -> Iterator[dict[str, Any]]:
-    """The complete rows of a part, which another process may be writing to."""
+    """The complete rows of a file that another process may still be writing."""
     try:
         with part.open("rb") as file:
             for line in file:
@@ -125,19 +126,19 @@ def rows_of(part: Path) -> Iterator[dict[str, Any]]:
 
 
 def is_better(row: dict[str, Any], known: dict[str, Any]) -> bool:
-    """Whether a row counts, and not one of another part: a text rather than an error, or a newer file."""
+    """Whether a row replaces another process's row: it has a text instead of an error, or a newer file."""
     return ("text" in row, row.get("modified", 0)) > ("text" in known, known.get("modified", 0))
 
 
 def json_line(row: dict[str, Any]) -> str:
-    """A row as readable JSON, for an encoder with `backslashreplace`: file names that are no Unicode have
-    surrogates, which that turns into JSON's own escapes.
+    """A row as readable JSON, to be encoded with `backslashreplace`: that turns the surrogates of file names
+    that are not Unicode into JSON escapes.
     """
     return json.dumps(row, ensure_ascii=False)
 
 
 def stamp(path: str) -> dict[str, float]:
-    """What tells that a file was changed: its size in bytes and its time in seconds."""
+    """A file's size in bytes and modification time in seconds, to detect changes."""
     try:
         status = os.stat(path)
     except OSError:
