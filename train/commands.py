@@ -13,7 +13,6 @@ from typing import Any
 
 from train.data.benchmarks import DATASETS, OWN, Dataset, find_dataset
 
-SETTING = "change a setting: optim.lr=1e-4, data.cache=null, out=runs/second (may be given several times)"
 DESCRIPTION = """\
 Find a benchmark's annotation files by their official names in any folder under --source, or the table of your
 own data; open every file they list once; then write OUT/SPLIT.jsonl for each split and OUT/report.json. Items
@@ -28,7 +27,7 @@ own_{image,video,audio}_{caption,qa}: own data
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Register all of them."""
+    """Add all commands to the parser of `python -m train`."""
     commands = parser.add_subparsers(dest="command", required=True)
     for add in (
         add_prepare,
@@ -44,8 +43,24 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         add(commands)
 
 
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="settings of the training, a YAML file")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a setting: optim.lr=1e-4, data.cache=null, out=runs/second (may be given several times)",
+    )
+
+
+def add_against(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--against", type=Path, metavar="DIR", help="also compare, item by item, with another run's folder"
+    )
+
+
 def add_prepare(commands: Any) -> None:
-    """Register `prepare` among the subparsers of `python -m train`."""
     parser = commands.add_parser(
         "prepare",
         help="official files of a benchmark, or your own data -> manifests",
@@ -100,7 +115,6 @@ def wrapped(text: str, indent: str = "  ") -> str:
 
 
 def add_features(commands: Any) -> None:
-    """Register `features` among the subparsers of `python -m train`."""
     parser = commands.add_parser(
         "features",
         help="encode a data set's media once, so that training needs no encoder",
@@ -113,17 +127,13 @@ def add_features(commands: Any) -> None:
         "their checksums and made again. Features are float32: six layers of a ViT-B take 18 KB per view, "
         "2.3 GB for COCO's 123,287 pictures. On several GPUs: accelerate launch -m train features CONFIG.",
     )
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="settings of the training, a YAML file")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting: data.draws=4"
-    )
+    add_settings(parser)
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="media per batch (%(default)s)")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, mps (the best there is)")
     parser.set_defaults(run=features)
 
 
 def add_fit(commands: Any) -> None:
-    """Register `fit` among the subparsers of `python -m train`."""
     parser = commands.add_parser(
         "fit",
         help="train an adapter on a benchmark",
@@ -134,15 +144,13 @@ def add_fit(commands: Any) -> None:
         "or a power cut, --resume continues from the last checkpoint and takes the same steps. Several "
         "GPUs: accelerate launch -m train fit CONFIG.",
     )
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="settings of the training, a YAML file")
+    add_settings(parser)
     parser.add_argument("--resume", action="store_true", help="continue the training in the run folder")
     parser.add_argument("--limit", type=float, metavar="F", help="train on a fixed fraction of the items")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SETTING)
     parser.set_defaults(run=fit)
 
 
 def add_evaluate(commands: Any) -> None:
-    """Register `evaluate` among the subparsers of `python -m train`."""
     parser = commands.add_parser(
         "evaluate",
         help="evaluate an adapter on a benchmark's split",
@@ -152,27 +160,23 @@ def add_evaluate(commands: Any) -> None:
         "paper's numbers.",
         epilog="Predictions are saved as they are made: run the command again to continue a stopped run.",
     )
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="settings of the training, a YAML file")
+    add_settings(parser)
     parser.add_argument("--model", type=Path, metavar="DIR", help="adapter folder (best/ of the run folder)")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="%(default)s")
     parser.add_argument(
         "--blind", action="store_true", help="also evaluate with another item's media, i.e. guessing"
     )
     parser.add_argument("--text-only", action="store_true", help="also evaluate without any media")
-    parser.add_argument(
-        "--against", type=Path, metavar="DIR", help="also compare, item by item, with another run's folder"
-    )
+    add_against(parser)
     parser.add_argument(
         "--submission", action="store_true", help="also write the file for the benchmark's evaluation server"
     )
     parser.add_argument("--no-java", action="store_true", help="leave out METEOR and SPICE, which start Java")
     parser.add_argument("--batch", type=int, metavar="N", help="items per batch (evaluation.batch)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SETTING)
     parser.set_defaults(run=evaluate)
 
 
 def add_study(commands: Any) -> None:
-    """Register `study` among the subparsers of `python -m train`."""
     parser = commands.add_parser(
         "study",
         help="compare variants of a training over several seeds",
@@ -208,7 +212,6 @@ def add_ablation(commands: Any) -> None:
 
 
 def add_report(commands: Any) -> None:
-    """Register `report` among the subparsers of `python -m train`."""
     parser = commands.add_parser(
         "report",
         help="one HTML page about a run: curves, results, samples, failures, cost",
@@ -225,14 +228,11 @@ def add_report(commands: Any) -> None:
         metavar="DIR",
         help="base folder for relative media paths (default: the current one)",
     )
-    parser.add_argument(
-        "--against", type=Path, metavar="DIR", help="also compare, item by item, with another run's folder"
-    )
+    add_against(parser)
     parser.set_defaults(run=report)
 
 
 def add_starter(commands: Any) -> None:
-    """Register `starter` among the subparsers of `python -m train`."""
     parser = commands.add_parser(
         "starter",
         help="rebuild assets/starter from pictures and sounds that Debian packages ship",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from train.data.benchmarks.base import Dataset, by_fold
 from train.data.benchmarks.files import Files, read_csv
@@ -63,33 +64,26 @@ def item(files: Files, name: str, label: str) -> Item:
     return Item(stem, files.media(stem), QUESTION, (words,), {"class": words})
 
 
-SPLITS = {
-    "train": "the folds before val's",
-    "val": "fold 4 (the last one below 5 that is there)",
-    "test": "fold 5, on which results are reported",
-}
-NEEDS = {"val": "a second fold of clips", "test": "the clips of fold 5"}
-
 ESC50 = Dataset(
     name="esc50",
     title="ESC-50",
     task="qa",
     modality="audio",
     metrics=("exact match",),
-    splits=SPLITS,
-    needs={"train": TABLE, **NEEDS},
+    splits={
+        "train": "the folds before val's",
+        "val": "fold 4 (the last one below 5 that is there)",
+        "test": "fold 5, on which results are reported",
+    },
+    needs={"train": TABLE, "val": "a second fold of clips", "test": "the clips of fold 5"},
     download="ESC-50 is at https://github.com/karolpiczak/ESC-50 (2,000 clips, CC BY-NC).",
     layout=("meta/esc50.csv", "audio/1-100032-A-0.wav"),
     read=read_esc50,
 )
-ESC10 = Dataset(
+ESC10 = replace(
+    ESC50,
     name="esc10",
     title="ESC-10",
-    task="qa",
-    modality="audio",
-    metrics=("exact match",),
-    splits=SPLITS,
-    needs={"train": TABLE, **NEEDS},
     download="The 400 clips are at https://github.com/karolpiczak/ESC-10 (CC0 and CC BY), and part of "
     "ESC-50, https://github.com/karolpiczak/ESC-50.",
     layout=("001 - Dog bark/1-17367-A.ogg, or ESC-50's meta/esc50.csv and audio/",),

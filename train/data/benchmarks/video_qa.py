@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from epalm.errors import EPALMError
@@ -17,7 +18,6 @@ SPLITS = {
     "val": "validation questions",
     "test": "test questions, on which results are reported",
 }
-NEEDS = {split: f"{split}_qa.json" for split in SPLITS}
 DOWNLOAD = "train_qa.json, val_qa.json and test_qa.json are linked from https://github.com/xudejing/video-question-answering"
 
 
@@ -76,19 +76,15 @@ MSRVTT_QA = Dataset(
     modality="video",
     metrics=("exact match",),
     splits=SPLITS,
-    needs=NEEDS,
+    needs={split: f"{split}_qa.json" for split in SPLITS},
     download=f"{DOWNLOAD}, and the videos are those of MSR-VTT (see msrvtt_caption).",
     layout=("{train,val,test}_qa.json", "video/video0.mp4"),
     read=read_msrvtt,
 )
-MSVD_QA = Dataset(
+MSVD_QA = replace(
+    MSRVTT_QA,
     name="msvd_qa",
     title="MSVD-QA",
-    task="qa",
-    modality="video",
-    metrics=("exact match",),
-    splits=SPLITS,
-    needs=NEEDS,
     download=f"{DOWNLOAD}, and YouTubeClips.tar with the videos from "
     "http://www.cs.utexas.edu/users/ml/clamp/videoDescription; youtube_mapping.txt is needed unless the "
     "videos are called vid1.avi and so on.",
