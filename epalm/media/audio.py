@@ -76,7 +76,7 @@ def finite(samples: np.ndarray) -> np.ndarray:
 
 
 def read_with_soundfile(file: BinaryIO, seconds: float | None) -> tuple[np.ndarray, int] | None:
-    """WAV, FLAC, Ogg and others -> (channels, samples) and rate; None if libsndfile cannot read the file."""
+    """WAV, FLAC, Ogg and others -> (channels, samples) and rate; None if libsndfile cannot read all of it."""
     if is_mp3(file):
         return None
     try:
@@ -89,7 +89,26 @@ def read_with_soundfile(file: BinaryIO, seconds: float | None) -> tuple[np.ndarr
             parts = [block[:, :MAX_CHANNELS].copy() for block in blocks]
     except Exception:  # damaged headers also raise TypeError and the like
         return None
-    return (np.concatenate(parts).T, rate) if parts and sum(map(len, parts)) else None
+    count = sum(map(len, parts))
+    if not count or ((length is None or count < length) and is_chained_ogg(file)):
+        return None
+    return np.concatenate(parts).T, rate
+
+
+def is_chained_ogg(file: BinaryIO) -> bool:
+    """Whether an Ogg file has several parts one after another, such as the songs of a recorded web radio.
+
+    libsndfile reads only the first part. FFmpeg reads all of them, unless the codec changes or the number of
+    Opus channels does.
+    """
+    file.seek(0)
+    begun = False  # whether pages with sound have come, after which no stream of the same part may begin
+    while len(head := file.read(27)) == 27 and head.startswith(b"OggS"):
+        if begun and head[5] & 2:  # the first page of a stream
+            return True
+        begun = begun or not head[5] & 2
+        file.seek(sum(file.read(head[26])), 1)
+    return False
 
 
 def read_with_av(file: BinaryIO, name: str, seconds: float | None) -> tuple[np.ndarray, int]:

@@ -117,3 +117,17 @@ def test_integers_stored_as_floats_keep_their_shape():
     samples = tone()
     sound = open_audio(sound_file(32_767 * samples, subtype="FLOAT"))
     torch.testing.assert_close(sound.waveform / 32_767, torch.from_numpy(samples.T), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("codec", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("rate", [16_000, 48_000])
+def test_all_parts_of_a_chained_ogg_file_are_heard(codec, rate):
+    first, second = (
+        sound_file(tone(1, r, hertz=h), r, "OGG", codec) for r, h in ((16_000, 440), (rate, 880))
+    )
+    waveform, rate = open_audio(first + second)
+    assert waveform.shape[1] / rate == pytest.approx(2, abs=0.05)
+    assert pitch(waveform[0, : rate * 9 // 10], rate) == pytest.approx(440, abs=4)
+    assert pitch(waveform[0, rate * 11 // 10 :], rate) == pytest.approx(880, abs=4)
+    assert open_audio(first + second, seconds=1.5).waveform.shape[1] == rate * 3 // 2
+    assert torch.equal(open_audio(first + second, seconds=0.5).waveform, open_audio(first, 0.5).waveform)
