@@ -11,6 +11,7 @@ final name appears once the file is complete and its size and hash are right.
 
 import hashlib
 import http.client
+import io
 import os
 import re
 import time
@@ -72,8 +73,8 @@ def _bar_for(progress: Progress) -> Any:
     from tqdm import tqdm
 
     class Bar(tqdm):
-        def display(self, *args: Any, **kwargs: Any) -> None:
-            pass
+        def __init__(self, *args: Any, **options: Any):
+            super().__init__(*args, **options | {"file": io.StringIO()})
 
         def update(self, n: float | None = 1) -> bool | None:
             drawn = super().update(n)

@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from epalm.errors import EPALMError
-from epalm.hub.download import download
+from epalm.hub.download import _bar_for, download
 from epalm.hub.zoo import ZOO, HubSource, Source, fetch_checkpoint
 
 BODY = bytes(range(256)) * 4000  # 1,024,000 bytes
@@ -242,6 +242,14 @@ def test_a_hub_that_cannot_be_reached_is_named(hub, tmp_path):
         EPALMError, match="other.pth of someone/demo could not be downloaded from the Hugging"
     ):
         HubSource("someone/demo", "other.pth", COMMIT).fetch(tmp_path / "a.pth")
+
+
+def test_the_hub_tells_its_progress_and_draws_nothing(capfd):
+    seen: list[tuple[int, int | None]] = []
+    with _bar_for(lambda *counts: seen.append(counts))(total=10, initial=2, unit="B", desc="a.pth") as bar:
+        for size in (3, 5):
+            bar.update(size)
+    assert seen == [(5, 10), (10, 10)] and capfd.readouterr() == ("", "")
 
 
 def _preset(*urls: str):
