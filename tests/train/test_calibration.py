@@ -81,7 +81,7 @@ def test_a_confidence_is_stored_with_the_adapter(tiny_model_dir, tmp_path):
 
 
 def test_what_cannot_be_fitted_is_refused():
-    with pytest.raises(EPALMError, match="all are right"):
+    with pytest.raises(EPALMError, match="all 2 are right"):
         fit_confidence([-1.0, -2.0], [True, True])
     with pytest.raises(EPALMError, match="2 log-probabilities but 1 values of `right`"):
         fit_confidence([-1.0, -2.0], [True])
