@@ -117,7 +117,7 @@ def summary(dataset: Dataset, report: dict[str, Any], out: Path) -> str:
     for split, need in report["not_made"].items():
         not_made.setdefault(need, []).append(split)
     lines += [
-        f"Not made: {', '.join(splits)}, because {report['source']} does not have {need}."
+        f"Not made: {', '.join(splits)}, because {report['source']} lacks {need}."
         for need, splits in not_made.items()
     ]
     lines += report["notes"]

@@ -56,7 +56,7 @@ def read_annotations(files: Files, year: str) -> Annotations:
     name = ANSWERS.format(year)
     path = files.find(name)
     if path is None:
-        raise EPALMError(f"{name}, the answers to the questions, is not under {files.source}.")
+        raise EPALMError(f"{name} is not under {files.source}: it has the answers to the questions.")
     # Six million small objects would fill gigabytes, so each answer is reduced to its text right away.
     content = read_json(
         path, lambda value: value["answer"] if value.keys() >= {"answer", "answer_id"} else value
