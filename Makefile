@@ -62,7 +62,7 @@ $(PY):
 
 .venv/installed: requirements.txt | $(PY)
 	$(PIP) install --upgrade "pip>=25.1"
-	$(PIP) install -r requirements.txt
+	$(PIP) install -r requirements.txt --editable .
 	@touch $@
 
 # The browser tests check the page with axe-core, where npm is there to fetch it.
