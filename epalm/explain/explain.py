@@ -48,20 +48,22 @@ def explain(
     lm, adapter, text = adapted.lm, adapted.adapter, adapted.text
     config = adapter.config
     media = recipe(opened)[None]
-    ids = torch.tensor([text.ids(text.input(question))], device=lm.device)
+    given_ids = text.ids(text.input(question))
+    ids = torch.tensor([given_ids], device=lm.device)
     given = torch.ones_like(ids)
     prompt = adapted.prompt_rows(1)
     layers = config.encoder.feature_layers
     with torch.no_grad():
-        tokens = adapter.tokens(encoder(media, layers)).to(lm.device)
+        features = [feature.to(lm.device) for feature in encoder(media, layers)]
+        tokens = adapter.tokens(features)
         means, replaced_by = mean_tokens(adapter, encoder, media)
 
-    def generated(tokens: Tensor | None, beams: int | None, returned: int = 1) -> list[list[int]]:
+    def generated(seen: list[Tensor] | None, beams: int | None, returned: int = 1) -> list[list[int]]:
         """Ids of the new text up to the end token; if several, best first."""
         settings = with_overrides(config.generation, beams, max_new_tokens)
         options: dict[str, Any] = {} if returned == 1 else {"num_return_sequences": returned}
-        out = lm.decode(ids, given, prompt, tokens, config.injection, settings, **options)
-        return [up_to_end(row, text.stops) for row in out[:, ids.shape[1] :].tolist()]
+        out = adapted.generate(seen, [given_ids], settings, **options)
+        return [up_to_end(row, text.stops) for row in out.tolist()]
 
     def log_probabilities(answer: Tensor, tokens: Tensor) -> Tensor:
         """(A,) log-probabilities of one answer (1, A)."""
@@ -69,7 +71,7 @@ def explain(
         rows = token_log_probabilities(lm, ids, given, answer, every, prompt, tokens, config.injection)
         return rows[0]
 
-    [answer_ids] = generated(tokens, beams)
+    [answer_ids] = generated(features, beams)
     answer = torch.tensor([answer_ids], device=lm.device)
     words = words_of(text.tokenizer, answer_ids)
     whole, drops = contributions(lm, ids, answer, prompt, tokens, means, config.injection)
@@ -86,7 +88,7 @@ def explain(
     pictures, relevance, attention = shown(modality, recipe, opened, looked)
     found: list[Candidate] = []
     if candidates > 0:
-        for row in generated(tokens, max(candidates, 2), candidates):
+        for row in generated(features, max(candidates, 2), candidates):
             with torch.no_grad():
                 score = log_probabilities(torch.tensor([row], device=lm.device), tokens).mean().item()
             found.append(Candidate(text.answer(row), score))

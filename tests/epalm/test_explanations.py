@@ -1,6 +1,8 @@
 """`EPALM.explain` and the page of `epalm explain`, for pictures, videos and sounds."""
 
+import json
 import re
+import shutil
 from importlib.resources import files
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 
 from epalm import EPALM, EPALMError, Request
 from epalm.cli.main import main
+from epalm.decoding import InjectedLM
 from epalm.explain.drawing import attention_maps, heat_map, layer_names, luminance, shade, spotlights
 from epalm.explain.explain import shown
 from epalm.explain.page import as_fragment, as_page
@@ -69,6 +72,27 @@ def test_the_beam_searchs_texts_come_best_first(model, explanations):
     assert found[0].text == model.caption(str(FILES["image"]), beams=3)
     assert all(candidate.log_probability < 0 for candidate in found)
     assert model.explain(Request(str(FILES["image"])), candidates=0).candidates == ()
+
+
+def test_no_text_is_decoded_past_the_adapters_own_end_token(model, tiny_model_dir, tmp_path, monkeypatch):
+    decode, rows = InjectedLM.decode, []
+
+    def recorded(self, ids, *args, **options):
+        out = decode(self, ids, *args, **options)
+        rows.append(out[0, ids.shape[1] :].tolist())
+        return out
+
+    monkeypatch.setattr(InjectedLM, "decode", recorded)
+    image, tokenizer = str(FILES["image"]), model.adapted["image-caption"].text.tokenizer
+    model.caption(image)
+    start = rows.pop()[:2]
+    shutil.copytree(tiny_model_dir / "image-caption", tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    values = json.loads(config.read_text())
+    values["task"]["end_token"] = tokenizer.convert_ids_to_tokens(start[1])
+    config.write_text(json.dumps(values))
+    EPALM.from_pretrained(tmp_path / "model", device="cpu").explain(Request(image), candidates=0)
+    assert rows[0] == start  # of eight tokens that it may have
 
 
 def test_a_token_of_the_mean_feature_contributes_nothing(model, tmp_path):
