@@ -126,7 +126,7 @@ def make_parser() -> argparse.ArgumentParser:
             help="also append a JSON object per file, with the errors; a rerun goes on where the last one "
             "ended: it tries errors again, and files that changed, and any others if the model, the "
             "question, --beams or --max-new-tokens differ; a folder for several processes, started by "
-            "accelerate launch -m epalm, which share the files",
+            "torchrun -m epalm, which share the files",
         )
         added.add_argument(
             "--batch",

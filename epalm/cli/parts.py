@@ -1,10 +1,10 @@
-"""One run in several processes, on one machine or on several: each describes its share of the files.
+"""One run in several processes, on one machine or several: each describes its share of the files.
 
-    accelerate launch --num_processes 8 -m epalm caption holiday --out captions
+    torchrun --nproc-per-node 8 -m epalm caption holiday --out captions
     python -m epalm merge captions captions.jsonl
 
-A process writes its own part in the folder and reads those of the others, so that a rerun, with as many
-processes or with another number, only does what is missing.
+Each process writes its own part in the folder and reads the others', so a rerun with any number of processes
+does only what is missing. `accelerate launch` works as well; on a CPU it starts a single process.
 """
 
 from __future__ import annotations
@@ -36,9 +36,12 @@ class Share:
 
     @classmethod
     def of_environment(cls) -> Share:
-        """As `accelerate launch` and `torchrun` say it; one of one without them."""
+        """As set by `accelerate launch` or `torchrun`; one of one without them."""
         rank, processes, local = (os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        return cls(int(rank or 0), int(processes or 1), int(local or 0), processes is not None)
+        # For a single process, which is all that it starts on a CPU, accelerate sets only variables of its
+        # own.
+        launched = processes is not None or "ACCELERATE_MIXED_PRECISION" in os.environ
+        return cls(int(rank or 0), int(processes or 1), int(local or 0), launched)
 
     def of(self, items: Sequence[T]) -> list[T]:
         """Every n-th item. It does not depend on what is done already, which others may be changing."""
@@ -81,7 +84,9 @@ def run_merge(args: argparse.Namespace) -> int:
     """One file out of all parts: the best row of every file, in the order of the names."""
     found = parts(args.folder)
     if not found:
-        raise EPALMError(f"{args.folder} has no results: it is no folder that `caption --out FOLDER` wrote.")
+        raise EPALMError(
+            f"{args.folder} has no results: it is not a folder that several processes wrote with --out."
+        )
     rows: dict[tuple, dict[str, Any]] = {}
     for part in found:
         own: dict[tuple, dict[str, Any]] = {}

@@ -25,11 +25,12 @@ def sentence(error: BaseException) -> str | None:
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' own log lines and bars away; downloads keep their bars where a person watches."""
+    """Hide the libraries' own log lines and progress bars; downloads keep their bars on a terminal."""
     import huggingface_hub.utils
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    huggingface_hub.utils.logging.set_verbosity_error()  # retries; what fails in the end is reported
     if not sys.stderr.isatty():
         huggingface_hub.utils.disable_progress_bars()

@@ -99,6 +99,15 @@ def test_several_processes_must_be_told_a_folder(monkeypatch, tmp_path, capsys):
         open_results(taken, {}, Share(0, 2, 0, launched=True))
 
 
+def test_a_single_process_that_accelerate_started_also_writes_a_part(monkeypatch, tmp_path):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert not Share.of_environment().launched
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    open_results(tmp_path / "captions", {}, Share.of_environment()).add("a.jpg", text="a cat")
+    assert rows(tmp_path / "captions" / "part-0000.jsonl")[0]["text"] == "a cat"
+
+
 def test_of_two_parts_about_a_file_the_text_counts_and_the_newer_one(tmp_path):
     folder, merged = tmp_path / "parts", tmp_path / "all.jsonl"
     folder.mkdir()

@@ -40,7 +40,7 @@ def test_the_blind_baseline_shows_other_media_at_random():
     assert all(item.media != other.media for item, other in zip(items, others, strict=True))
     same = sum(item.answers == other.answers for item, other in zip(items, others, strict=True))
     assert same / 2000 == pytest.approx(0.1, abs=0.03)
-    with pytest.raises(EPALMError, match="different media"):
+    with pytest.raises(EPALMError, match="different files"):
         partners(items[:2])
 
 

@@ -174,7 +174,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_before_anything_changes(tmp_p
     def broken(step: int) -> Batch:
         return dataclasses.replace(batch_at(0), features=[torch.full((4, FEATURE), float("nan"))] * 2)
 
-    with pytest.raises(EPALMError, match=r"The loss became nan at step 0; .* lower optim\.lr"):
+    with pytest.raises(EPALMError, match=r"The loss became nan at step 0 .*: lower optim\.lr"):
         trained(learning, tmp_path, broken)
     assert values(learning) == before
     assert not (tmp_path / "checkpoint.pt").exists()

@@ -174,7 +174,7 @@ def test_it_starts_from_another_adapter(gqa, tmp_path, capsys, start):
 def test_parts_of_another_shape_are_new(gqa, tmp_path, capsys):
     changes = ("--set", f"init_from={gqa.parent / 'run'}", "--set", "model.prompt_length=5")
     assert run("fit", gqa, *changes, "--set", f"out={tmp_path}", "--set", "optim.epochs=1") == 0
-    assert "new are prompt.embedding." in capsys.readouterr().err
+    assert "newly initialised: prompt.embedding." in capsys.readouterr().err
 
 
 def test_an_adapter_for_another_language_model_is_no_start(gqa, tmp_path, capsys):
