@@ -273,7 +273,7 @@ def read_frames(file: BinaryIO, name: str, survey: Survey, indices: Sequence[int
         for index in wanted:
             target = survey.frames[index]
             key = keys[max(0, bisect_right(keys, target) - 1)]
-            if survey.timed and position < key.time:  # else it is cheaper to go on
+            if survey.timed and position < key.time:  # otherwise it is cheaper to keep decoding
                 frames = frames_from(container, name, int(key.time), survey.unit, times)
             while position < target.time and (later := next(frames, None)):
                 position, frame = later
