@@ -50,7 +50,7 @@ def test_a_video_that_is_cut_is_damaged_and_a_whole_one_is_not(name, codec, opti
 def test_the_sentence_says_how_much_is_there(tmp_path):
     path = film(tmp_path / "a.mp4", "libx264", movflags="faststart")
     cut(path, 0.3)
-    assert "its header says 6.0 s, but only 1." in check_video(str(path))
+    assert "its header says 6.0 s, but the file has only 1." in check_video(str(path))
     cut(path, 0.999)
 
 
