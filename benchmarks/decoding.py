@@ -90,7 +90,7 @@ def per_token(table: Table, name: str, make: Callable[[], Any], size: Size) -> N
                 "short": partial(model.decode, batch, beams, 2),
                 "long": partial(model.decode, batch, beams, NEW),
             }
-            samples = paired(runs, 5, 5)
+            samples = paired(runs, 5, 2)
             each = [
                 1000 * (b - a) / (NEW - 2) for a, b in zip(samples["short"], samples["long"], strict=True)
             ]
@@ -132,10 +132,10 @@ def starter(table: Table, seconds: float) -> None:
 
 def main() -> None:
     table = Table("decoding", "Decoding")
-    opt(table, "opt-125m", (1, 4, 16), plain_up_to=4, seconds=8)
+    opt(table, "opt-125m", (1, 4, 16), plain_up_to=4, seconds=6)
     opt(table, "opt-125m", (64,), plain_up_to=0, seconds=1)
-    opt(table, "opt-350m", (1,), plain_up_to=1, seconds=8)
-    starter(table, 6)
+    opt(table, "opt-350m", (1,), plain_up_to=1, seconds=6)
+    starter(table, 3)
     per_token(table, "opt-125m", lambda: random_opt("opt-125m"), OPT["opt-125m"])
     per_token(table, "SmolLM2-135M", random_smollm2, STARTER)
     table.save()

@@ -18,7 +18,7 @@ from epalm import EPALM, EPALMError, Request
 from epalm.serving import Scheduler
 
 EXAMPLES = Path(__file__).parent.parent / "assets" / "examples"
-SECONDS = 10.0
+SECONDS = 8.0
 CROWDS = (1, 4, 16, 64)
 
 

@@ -123,12 +123,14 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
 
     def _beginning(self, prompt: Tensor, cache: InjectedCache) -> Beginning | None:
         """The rows of a prompt (B, P, E) below the first replaced layer, computed once per prompt; None where
-        there are none, the items have different prompts, or gradients are wanted."""
+        there are none, many items have different prompts, or gradients are wanted."""
         first = cache.plan.first_replaced_layer
         if first == 0 or torch.is_grad_enabled() or self.base.training:
             return None
         if len(prompt) > 1 and prompt.stride(0) != 0:
-            return None
+            each = [self._beginning(row[None], cache) for row in prompt] if len(prompt) <= 2 * PROMPTS else []
+            known_ones = [beginning for beginning in each if beginning is not None]
+            return Beginning.of_several(known_ones) if known_ones else None
         prompt = prompt[:1]
         for known in self._beginnings:
             if known.is_of(prompt, first):

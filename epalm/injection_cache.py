@@ -7,6 +7,7 @@ where it is not, the layers around the leak need the special treatment below.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -50,11 +51,26 @@ class CachePlan:
 @dataclass(frozen=True)
 class Beginning:
     """A soft prompt below the first replaced layer: there it sees itself alone, so it is the same for all
-    requests of an adapter."""
+    requests of an adapter.
 
-    prompt: Tensor  # (1, P, E)
-    layers: list[tuple[Tensor, Tensor]]  # keys and values (1, heads, P, d) of the layers
-    hidden: Tensor  # (1, P, H) what enters the first replaced layer
+    B is 1, or the number of items where they have different prompts.
+    """
+
+    prompt: Tensor  # (B, P, E)
+    layers: list[tuple[Tensor, Tensor]]  # keys and values (B, heads, P, d) of the layers
+    hidden: Tensor  # (B, P, H) what enters the first replaced layer
+
+    @classmethod
+    def of_several(cls, each: Sequence[Beginning]) -> Beginning:
+        """Those of the items of a batch."""
+        layers = [
+            (torch.cat([keys for keys, _ in layer]), torch.cat([values for _, values in layer]))
+            for layer in zip(*(beginning.layers for beginning in each), strict=True)
+        ]
+        prompt, hidden = (
+            torch.cat(parts) for parts in zip(*((b.prompt, b.hidden) for b in each), strict=True)
+        )
+        return cls(prompt, layers, hidden)
 
     def is_of(self, prompt: Tensor, num_layers: int) -> bool:
         """Whether it was made from these rows (1, P, E), up to that layer."""

@@ -7,7 +7,7 @@ and lengths share the steps; a new text can join before any step, and a finished
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from epalm.adapted import AdaptedLM
 from epalm.cache_layers import ROOM, RoomyLayer
 from epalm.config import GenerationConfig
 from epalm.decoding import InjectedLM
+from epalm.text import pad_left
 
 
 @dataclass
@@ -37,6 +38,27 @@ class Text:
     def finished(self) -> bool:
         """Whether it has ended or reached its limit."""
         return self.left <= 0 or (bool(self.new) and self.new[-1] in self.stops)
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """A text that is to begin."""
+
+    owner: Any  # whoever asked for it
+    adapted: AdaptedLM
+    features: Sequence[Tensor]  # n encoder features (1, D_j)
+    ids: Sequence[int]  # of the input
+    limit: int  # most new tokens
+
+    def tokens(self, device: torch.device) -> Tensor:
+        """(1, n, H) perceptual tokens."""
+        return self.adapted.adapter.tokens([feature.to(device) for feature in self.features])
+
+
+def layout(adapted: AdaptedLM) -> tuple[Hashable, ...]:
+    """What adapters must have in common for their texts to begin in one pass."""
+    config = adapted.adapter.config
+    return config.injection, config.num_tokens, config.prompt and config.prompt.length
 
 
 def can_run(adapted: AdaptedLM, generation: GenerationConfig) -> bool:
@@ -75,34 +97,30 @@ class RunningBatch:
         return len(self.texts)
 
     @torch.inference_mode()
-    def join(
-        self,
-        adapted: AdaptedLM,
-        features: Sequence[Tensor],
-        inputs: Sequence[Sequence[int]],
-        limits: Sequence[int],
-        owners: Sequence[Any],
-    ) -> None:
-        """Add new texts of one adapter and generate their first tokens.
-
-        Args:
-            features: n encoder features (B, D_j).
-            inputs: B lists of text ids, all of one length, so that no padding separates prompt and text.
-            limits: the most new tokens for each.
-        """
-        ids = torch.tensor(inputs, device=self.lm.device)
-        tokens = adapted.adapter.tokens([f.to(self.lm.device) for f in features])
-        prompt = adapted.prompt_rows(len(ids))
+    def join(self, texts: Sequence[Newcomer]) -> None:
+        """Add new texts, whose adapters have the same `layout`, and generate their first tokens."""
+        lm, config = self.lm, texts[0].adapted.adapter.config
+        ids, mask = (t.to(lm.device) for t in pad_left([text.ids for text in texts], 0))
+        tokens = torch.cat([text.tokens(lm.device) for text in texts])
+        prompt = texts[0].adapted.prompt_rows(len(texts))
+        if prompt is not None and any(text.adapted is not texts[0].adapted for text in texts):
+            prompt = torch.cat([cast(Tensor, text.adapted.prompt_rows(1)) for text in texts])
         prompt_len = 0 if prompt is None else prompt.shape[1]
-        injection = adapted.adapter.config.injection
-        cache = self.lm.new_cache(injection, tokens.shape[1], prompt_len)
-        logits = self.lm(ids, None, prompt, tokens, injection, cache, logits_to_keep=1).logits
-        self._cache.add([(layer.keys, layer.values) for layer in cast(list[Any], cache.layers)])
-        stops = self.end | adapted.text.stops  # anything after a stop is not part of the answer
-        for owner, limit in zip(owners, limits, strict=True):
-            self.texts.append(Text(owner, ids.shape[1], prompt_len, limit, stops))
-        self._last += [0] * len(owners)
-        self._take(logits[:, -1], len(self.texts) - len(owners))
+        cache = lm.new_cache(config.injection, tokens.shape[1], prompt_len)
+        logits = lm(ids, mask, prompt, tokens, config.injection, cache, logits_to_keep=1).logits
+        filled = [(layer.keys, layer.values) for layer in cast(list[Any], cache.layers)]
+        pads = [ids.shape[1] - len(text.ids) for text in texts]
+        for i, layer in enumerate(filled):  # padding lies before the text: put it in front of everything
+            front = prompt_len + (i >= cache.plan.first_replaced_layer)
+            for row, pad in enumerate(pads):
+                for part in layer if pad else ():
+                    part[row, :, pad : front + pad] = part[row, :, :front].clone()
+        self._cache.add(filled, pads)
+        for text in texts:
+            stops = self.end | text.adapted.text.stops  # anything after a stop is not part of the answer
+            self.texts.append(Text(text.owner, len(text.ids), prompt_len, text.limit, stops))
+        self._last += [0] * len(texts)
+        self._take(logits[:, -1], len(self.texts) - len(texts))
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -153,11 +171,15 @@ class _SharedCache(Cache):
         self._keys: list[tuple[int, ...]] = []  # of each layer, its lengths when the masks were made
         self._steps = 0  # since the masks were made
 
-    def add(self, layers: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Append texts: keys and values (b, heads, n, d) of every layer."""
+    def add(self, layers: Sequence[tuple[Tensor, Tensor]], pads: Sequence[int]) -> None:
+        """Append texts: keys and values (b, heads, n, d) of every layer.
+
+        Args:
+            pads: how many of the first n are void, of each text.
+        """
         for i, (keys, values) in enumerate(layers):
             self.roomy[i].append_rows(keys, values)
-            self.lengths[i] += [keys.shape[2]] * keys.shape[0]
+            self.lengths[i] += [keys.shape[2] - pad for pad in pads]
         self._keys = []
 
     def keep(self, places: Sequence[int]) -> None:

@@ -12,93 +12,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from epalm.adapted import AdaptedLM
 from epalm.adapter import Adapter
 from epalm.config import GenerationConfig
 from epalm.cpu import pack
 from epalm.decoding import with_overrides
 from epalm.errors import EPALMError
-from epalm.serving.running import RunningBatch, Text, can_run, token_limit
+from epalm.serving.running import Newcomer, RunningBatch, Text, can_run, layout, token_limit
+from epalm.serving.ticket import Busy, OnText, Ticket, Work, fail, finish, tell
 
 if TYPE_CHECKING:
     from epalm.model import EPALM, Request
 
-OnText = Callable[[str], None]
 T = TypeVar("T")
-
-
-class Busy(EPALMError):
-    """The queue is full."""
-
-
-@dataclass
-class _Work:
-    """A request that is being processed."""
-
-    request: Request
-    beams: int | None
-    max_new_tokens: int | None
-    on_text: OnText | None
-    options: dict[str, Any]
-    adapter: str = ""
-    ids: list[int] = field(default_factory=list)
-    media: Tensor | None = None  # the encoder's input
-    features: list[Tensor] | None = None  # (1, D_j) each, if a reader thread has encoded the file
-    generation: GenerationConfig | None = None
-    shown: str = ""  # the last text passed to `on_text`
-
-
-class Ticket(Future[str]):
-    """A future of the answer's text, with its position in the queue.
-
-    Once done, `log_probability` is the mean per token in nats, as in `Answer`; with beam search it is set
-    only if the adapter has a calibrated confidence.
-
-    `result()` raises the request's error, or `CancelledError`.
-    """
-
-    def __init__(self, scheduler: Scheduler, work: _Work):
-        super().__init__()
-        self._scheduler = scheduler
-        self._work = work
-        self.dropped = False
-        self.log_probability: float | None = None
-
-    @property
-    def confidence(self) -> float | None:
-        """How often answers with this log-probability are right, as in `Answer`; None if not calibrated."""
-        config = cast(Adapter, self._scheduler.model.adapters[self._work.adapter]).config.confidence
-        return None if config is None or self.log_probability is None else config.of(self.log_probability)
-
-    def cancel(self) -> bool:
-        """Cancel the request, even while it is being computed; False if it is already done.
-
-        A running request leaves the batch before the next token.
-        """
-        if self.done():
-            return False
-        self.dropped = True
-        if super().cancel():
-            self._scheduler._forget(self)
-        return True
-
-    def cancelled(self) -> bool:
-        """Whether it was cancelled, before or during its computation."""
-        return super().cancelled() or (self.dropped and self.done())
-
-    @property
-    def position(self) -> int:
-        """Position in the queue: 1 is next; 0 if it is being computed or done."""
-        return self._scheduler._position(self)
 
 
 class Scheduler:
@@ -145,7 +77,7 @@ class Scheduler:
         Raises:
             Busy: the queue is full.
         """
-        ticket = Ticket(self, _Work(request, beams, max_new_tokens, on_text, options))
+        ticket = Ticket(self, Work(request, beams, max_new_tokens, on_text, options))
         with self._changed:
             if self._closed:
                 raise EPALMError("The scheduler is closed.")
@@ -238,7 +170,7 @@ class Scheduler:
             features = self.model.features(name, media[None]) if self._readers_encode else None
         except BaseException as error:
             self._forget(ticket)
-            _fail([ticket], error)
+            fail([ticket], error)
             return
         with self._changed:
             work.adapter, work.ids, work.generation = name, ids, generation
@@ -278,43 +210,58 @@ class Scheduler:
             work = ticket._work
             assert work.generation is not None
             adapted = self.model.adapted[work.adapter]
-            joins = not work.options and can_run(adapted, work.generation)
-            same = len(work.ids) if joins or adapted.pads_visible else 0
+            if not work.options and can_run(adapted, work.generation):
+                groups.setdefault(("joins", *layout(adapted)), []).append(ticket)
+                continue
+            same = len(work.ids) if adapted.pads_visible else 0
             alone = id(ticket) if work.options else 0
-            groups.setdefault((work.adapter, joins, joins or work.generation, same, alone), []).append(ticket)
-        for (name, joins, *_), members in groups.items():
-            self._begin(self.model.adapted[name], name, joins, members)
+            groups.setdefault((work.adapter, work.generation, same, alone), []).append(ticket)
+        for (kind, *_), members in groups.items():
+            self._begin(self._join if kind == "joins" else self._make, members)
 
-    def _begin(self, adapted: AdaptedLM, name: str, joins: bool, tickets: list[Ticket]) -> None:
-        works = [ticket._work for ticket in tickets]
+    def _begin(self, begin: Callable[[list[Ticket]], None], tickets: list[Ticket]) -> None:
+        """Begin several requests; where one of them cannot be computed, the others are begun without it."""
         before = len(self._batch)
         try:
-            features = self._features(name, works)
-            ids = [work.ids for work in works]
-            if joins:
-                limits = [token_limit(cast(GenerationConfig, w.generation), len(w.ids)) for w in works]
-                self._batch.join(adapted, features, ids, limits, tickets)
-                return
-            stop = StoppingCriteriaList([_AllDropped(tickets)])
-            options = {"stopping_criteria": stop} | works[0].options
-            rows = adapted.generate(features, ids, works[0].generation, **options).tolist()
-            sure: Sequence[float | None] = [None] * len(rows)
-            if adapted.adapter.config.confidence is not None:
-                sure = adapted.log_probabilities(features, ids, rows)
+            begin(tickets)
         except BaseException as error:
             if len(tickets) > 1 and len(self._batch) == before:  # find out which one failed
                 for ticket in tickets:
-                    self._begin(adapted, name, joins, [ticket])
+                    self._begin(begin, [ticket])
             else:
-                _fail(tickets, error)
-            return
+                fail(tickets, error)
+
+    def _join(self, tickets: list[Ticket]) -> None:
+        """Let texts join the batch."""
+        newcomers = []
+        for name in dict.fromkeys(ticket._work.adapter for ticket in tickets):
+            members = [ticket for ticket in tickets if ticket._work.adapter == name]
+            features = self._features(name, [ticket._work for ticket in members])
+            for i, ticket in enumerate(members):
+                work = ticket._work
+                limit = token_limit(cast(GenerationConfig, work.generation), len(work.ids))
+                own = [feature[i : i + 1] for feature in features]
+                newcomers.append(Newcomer(ticket, self.model.adapted[name], own, work.ids, limit))
+        self._batch.join(newcomers)
+
+    def _make(self, tickets: list[Ticket]) -> None:
+        """Make texts of one adapter from beginning to end."""
+        works = [ticket._work for ticket in tickets]
+        adapted = self.model.adapted[works[0].adapter]
+        features = self._features(works[0].adapter, works)
+        ids = [work.ids for work in works]
+        options = {"stopping_criteria": StoppingCriteriaList([_AllDropped(tickets)])} | works[0].options
+        rows = adapted.generate(features, ids, works[0].generation, **options).tolist()
+        sure: Sequence[float | None] = [None] * len(rows)
+        if adapted.adapter.config.confidence is not None:
+            sure = adapted.log_probabilities(features, ids, rows)
         for ticket, row, log_probability in zip(tickets, rows, sure, strict=True):
             text = adapted.text.answer(row)
             ticket.log_probability = log_probability
-            _tell(ticket, text)
-            _finish(ticket, text)
+            tell(ticket, text)
+            finish(ticket, text)
 
-    def _features(self, name: str, works: Sequence[_Work]) -> list[Tensor]:
+    def _features(self, name: str, works: Sequence[Work]) -> list[Tensor]:
         """The encoder's features (B, D_j) of several requests."""
         encoded = [work.features for work in works if work.features is not None]
         if encoded:
@@ -331,22 +278,22 @@ class Scheduler:
             if len(batch):
                 batch.step()
         except BaseException as error:  # out of memory, for example: fail the running texts, keep serving
-            _fail([text.owner for text in batch.texts], error)
+            fail([text.owner for text in batch.texts], error)
             self._batch = RunningBatch(self.model.lm)
 
     def _hand_out(self, text: Text) -> bool:
         """Deliver a text to its owner; True if it needs no more tokens."""
         ticket: Ticket = text.owner
         if ticket.dropped:
-            _fail([ticket], CancelledError())
+            fail([ticket], CancelledError())
             return True
         if text.finished or ticket._work.on_text is not None:
             answer = self.model.adapted[ticket._work.adapter].text.answer(text.new)
             if text.finished or not answer.endswith("\ufffd"):  # ends in half a character
-                _tell(ticket, answer)
+                tell(ticket, answer)
             if text.finished:
                 ticket.log_probability = text.log_probability / len(text.new)
-                _finish(ticket, answer)
+                finish(ticket, answer)
         return text.finished
 
 
@@ -368,30 +315,3 @@ def _call(function: Callable[[], Any], result: Future) -> None:
             result.set_result(function())
         except BaseException as error:
             result.set_exception(error)
-
-
-def _tell(ticket: Ticket, text: str) -> None:
-    """Pass on a text that has grown; an error in the listener fails only its own request."""
-    work = ticket._work
-    if work.on_text is None or text == work.shown:
-        return
-    work.shown = text
-    try:
-        work.on_text(text)
-    except Exception as error:
-        ticket.dropped = True
-        _fail([ticket], error)
-
-
-def _finish(ticket: Ticket, text: str) -> None:
-    if ticket.dropped:
-        _fail([ticket], CancelledError())
-    else:
-        with suppress(InvalidStateError):  # cancelled meanwhile
-            ticket.set_result(text)
-
-
-def _fail(tickets: Sequence[Ticket], error: BaseException) -> None:
-    for ticket in tickets:
-        with suppress(InvalidStateError):  # already failed or cancelled
-            ticket.set_exception(error)

@@ -12,6 +12,7 @@ from PIL import Image
 from epalm import EPALM, EPALMError, Request
 from epalm.config import ConfidenceConfig
 from epalm.serving import Busy, Scheduler
+from epalm.serving.running import Newcomer, RunningBatch, layout
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,27 @@ def test_every_request_gets_the_text_that_it_gets_alone(model, scheduler, reques
     tickets = [scheduler.submit(request, max_new_tokens=6 + i % 5) for i, request in enumerate(requests)]
     alone = [model.generate([request], max_new_tokens=6 + i % 5)[0] for i, request in enumerate(requests)]
     assert [ticket.result(60) for ticket in tickets] == alone
+
+
+def test_texts_of_different_adapters_and_lengths_begin_in_one_pass(model, requests):
+    """Each adapter has its own prompt, and shorter inputs are padded: no text tells."""
+    batch, newcomers = RunningBatch(model.lm), []
+    for place, request in enumerate(requests[:6]):
+        name, ids, media = model._prepare(request)
+        features = model.features(name, media[None])
+        newcomers.append(Newcomer(place, model.adapted[name], features, ids, limit=6))
+    assert len({len(newcomer.ids) for newcomer in newcomers}) > 2
+    assert len({layout(newcomer.adapted) for newcomer in newcomers}) == 1
+    batch.join(newcomers)
+    made = {}
+    while len(batch):
+        ended = {text.owner: text.new for text in batch.texts if text.finished}
+        made |= ended
+        batch.keep([place for place, text in enumerate(batch.texts) if text.owner not in ended])
+        if len(batch):
+            batch.step()
+    texts = [newcomer.adapted.text.answer(made[newcomer.owner]) for newcomer in newcomers]
+    assert texts == [model.generate([request], max_new_tokens=6)[0] for request in requests[:6]]
 
 
 def test_late_requests_join_texts_that_are_being_made(model, scheduler, requests):
