@@ -1,7 +1,8 @@
 """A crowd in front of one model: `python -m benchmarks.serving`.
 
 Clients of all tabs send pictures, videos and sounds, captions and questions, each the next one when the last
-is answered. *one at a time* answers them without the scheduler, as they come.
+is answered. *one at a time* answers them without the scheduler, as they come. Processor seconds per answer say
+what a crowd can gain at most: each processor has one of them per second.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.timing import Row, Table
 from epalm import EPALM, EPALMError, Request
+from epalm.decoding import with_overrides
 from epalm.serving import Scheduler
 
 EXAMPLES = Path(__file__).parent.parent / "assets" / "examples"
@@ -29,8 +32,24 @@ def mixed() -> list[Request]:
     return [Request(file, "what is this?" if i % 2 else None) for i, file in enumerate(files)]
 
 
-def crowd(answer: Callable[[Request], str], clients: int, seconds: float) -> tuple[float, list[float], int]:
-    """Answers per second, seconds of each, and how many were refused."""
+@dataclass(frozen=True)
+class Crowd:
+    """What became of a crowd's requests.
+
+    Fields:
+        rate: answers per second.
+        waits: seconds of each.
+        cost: processor seconds per answer.
+    """
+
+    rate: float
+    waits: list[float]
+    refused: int
+    cost: float
+
+
+def crowd(answer: Callable[[Request], str], clients: int, seconds: float) -> Crowd:
+    """Let so many clients ask for so many seconds."""
     requests = mixed()
     waits: list[float] = []
     refused = itertools.count()
@@ -48,27 +67,52 @@ def crowd(answer: Callable[[Request], str], clients: int, seconds: float) -> tup
                 next(refused)
 
     threads = [threading.Thread(target=client, args=(i,)) for i in range(clients)]
-    begin = time.perf_counter()
+    begin, used = time.perf_counter(), time.process_time()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return len(waits) / (time.perf_counter() - begin), waits, next(refused)
+    rate, cost = (len(waits) / (time.perf_counter() - begin), (time.process_time() - used) / len(waits))
+    return Crowd(rate, waits, next(refused), cost)
 
 
-def rows(
-    table: Table, case: str, variant: str, found: tuple[float, list[float], int], alone: float | None
-) -> float:
+def rows(table: Table, case: str, variant: str, found: Crowd, alone: float | None) -> float:
     """Throughput and waits of one crowd."""
-    rate, waits, refused = found
-    waits = sorted(waits)
+    rate, waits = found.rate, sorted(found.waits)
     p95 = waits[min(int(0.95 * len(waits)), len(waits) - 1)]
     note = f"{rate / alone:.2f} x one client, " if alone else ""
-    table.add(Row(case, f"{variant}: throughput", [rate], "answers/s", note=f"{note}{refused} refused"))
+    note += f"{found.refused} refused, {found.cost:.2f} processor seconds each"
+    table.add(Row(case, f"{variant}: throughput", [rate], "answers/s", note=note))
     table.add(
         Row(case, f"{variant}: wait", waits, "s", note=f"p50 {statistics.median(waits):.2f}, p95 {p95:.2f}")
     )
     return rate
+
+
+def stages(table: Table, model: EPALM) -> None:
+    """Where the time of a lone request goes, in the mean of those of all tabs."""
+    names = ("reading and preprocessing", "encoder", "first token", "all further tokens")
+    samples: list[list[float]] = [[] for _ in names]
+    for _ in range(3):
+        seconds = [0.0] * len(names)
+        for request in mixed():
+            times = [time.perf_counter()]
+            name, ids, media = model._prepare(request)
+            times.append(time.perf_counter())
+            features, adapted = model.features(name, media[None]), model.adapted[name]
+            times.append(time.perf_counter())
+            short = with_overrides(adapted.adapter.config.generation, 1, 1)
+            adapted.generate(features, [ids], short)
+            times.append(time.perf_counter())
+            adapted.generate(features, [ids])
+            times.append(time.perf_counter())
+            each = [after - before for before, after in itertools.pairwise(times)]
+            each[3] -= each[2]  # the first token is among them
+            seconds = [total + one for total, one in zip(seconds, each, strict=True)]
+        for kept, total in zip(samples, seconds, strict=True):
+            kept.append(total / len(mixed()))
+    for part, values in zip(names, samples, strict=True):
+        table.add(Row("1 client, by stage", part, values))
 
 
 def main() -> None:
@@ -82,6 +126,7 @@ def main() -> None:
 
     for request in mixed():
         directly(request)
+    stages(table, model)
     alone = rows(table, "1 client", "one at a time", crowd(directly, 1, SECONDS), None)
     with Scheduler(model) as scheduler:
         for clients in CROWDS:
