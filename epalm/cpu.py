@@ -61,7 +61,7 @@ def pack(model: nn.Module) -> None:
 
     Exact up to the order in which products are summed. Layers in float32, and in bfloat16 where the CPU
     computes in it, are packed; others, and those on another device, stay as they are. Those in float32 that
-    are wider than their input are kept in a third layout, for one row.
+    are at least as wide as their input are kept in a third layout, for one row.
     """
     if getattr(model, "is_packed", False) or not torch.backends.mkldnn.is_available():
         return
