@@ -1,8 +1,8 @@
 """A crowd in front of one model: `python -m benchmarks.serving`.
 
 Clients of all tabs send pictures, videos and sounds, captions and questions, each the next one when the last
-is answered. *one at a time* answers them without the scheduler, as they come. Processor seconds per answer say
-what a crowd can gain at most: each processor has one of them per second.
+is answered. *one at a time* answers them without the scheduler, as they come. Processor seconds per answer
+say what a crowd can gain at most: each processor has one of them per second.
 """
 
 from __future__ import annotations
