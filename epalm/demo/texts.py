@@ -42,11 +42,10 @@ TABS = {
         pitch="watches your videos",
         take="upload one, record one or choose an example",
         examples="*.mp4",
-        credits="City: Kivy, CC0 · earth: Gradio, Apache 2.0 · rabbit: © Blender Foundation, "
-        "[bigbuckbunny.org](https://www.bigbuckbunny.org), CC BY 3.0",
+        credits="Cat: a photo by Stéfan van der Walt, CC0 · lion and earth: Gradio, Apache 2.0",
         questions=("what is this?", "what happens?", "which way does it move?"),
-        limit="The rabbit shows a limit: it is drawn, and it stretches, while the starter learned from "
-        "photographs and from things that move as a whole; and of the earth it knows the motion alone.",
+        limit="The earth shows a limit: the starter sees that something turns, but its encoder was never "
+        "shown a planet. Cat and lion are photos that the camera moves over, as in most of its training.",
     ),
     "audio": Tab(
         name="Audio",
