@@ -75,19 +75,21 @@ def test_the_plans_features_are_those_of_the_batches(data, plan):
 @pytest.mark.parametrize("task", ["caption", "qa"])
 def test_shares_are_as_planned_where_all_sets_are_there(data, task):
     assert sum(SHARES[task].values()) == pytest.approx(1)
-    assert data.shares(task, rooms=0.28) == pytest.approx(SHARES[task])
+    assert data.shares(task) == pytest.approx(SHARES[task])
 
 
 def test_more_rooms_leave_the_others_proportions(data):
-    shares = data.shares("qa", rooms=0.42)
-    assert shares["rooms"] == 0.42 and sum(shares.values()) == pytest.approx(1)
+    shares = data.shares("qa", ("rooms", 0.42))
+    assert shares["rooms"] == pytest.approx(0.42) and sum(shares.values()) == pytest.approx(1)
     assert shares["scenes"] / shares["composed"] == pytest.approx(0.14 / 0.06)
 
 
 def test_without_public_photos_debians_pictures_and_draws_share_the_batch(tmp_path):
     alone = StarterData(debian(tmp_path))
-    assert alone.shares("caption", 0.28) == pytest.approx({"draws": 0.36 / 0.44, "debian": 0.08 / 0.44})
-    assert set(alone.shares("qa", 0.28)) == {"debian", "draws", "named draws"}
+    assert alone.shares("caption", ("scenes", 0.2)) == pytest.approx(
+        {"draws": 0.36 / 0.44, "debian": 0.08 / 0.44}
+    )
+    assert set(alone.shares("qa", ("rooms", 0.42))) == {"debian", "draws", "named draws"}
     assert len(alone.real) == 12  # views of the six training pictures
     for task in (CAPTION, QA):
         assert len(alone.batches(text_of(task), 8, PHOTOS)(0)) == 8

@@ -24,13 +24,13 @@ class Spread:
         base: range of the weight that the real picture's deviation from the mean keeps.
         confidence: range of the classifier's probability of the class.
         mix: largest share of another medium's features that each medium's features get.
-        rooms: share of the questions that are about rooms.
+        share: a group of pictures and its share of a batch; the others' keep their proportions.
     """
 
     base: tuple[float, float]
     confidence: tuple[float, float]
     mix: float
-    rooms: float = 0.28
+    share: tuple[str, float] | None = None
 
 
 # Photos deviate more from the mean than drawings, and the classifier is less sure of them than of most draws:

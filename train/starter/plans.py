@@ -153,7 +153,8 @@ SOUND_CAPTION = shape(
 )
 SOUND_QA = shape(SOUND_ENCODER, sounds.LAYERS, SOUND_EXAMPLES, 42, 4, 20)
 MIXED = replace(WIDE, mix=0.2)
-MORE_ROOMS = replace(PHOTOS, rooms=0.42)  # in the end: their questions are learned slowest
+MORE_NAMES = replace(PHOTOS, share=("scenes", 0.2))  # short texts, many classes
+MORE_ROOMS = replace(PHOTOS, share=("rooms", 0.42))  # in the end: their questions are learned slowest
 
 PLANS = (
     Plan(
@@ -161,6 +162,9 @@ PLANS = (
         (
             stage("caption", examples.CAPTION, PICTURE_CAPTION, PHOTOS, 1700, 256, 1e-3, 2e-3, decay=0.1),
             stage("caption-end", examples.CAPTION, PICTURE_CAPTION, PHOTOS, 800, 256, 5e-4, 1e-3, decay=0.1),
+            stage(
+                "caption-names", examples.CAPTION, PICTURE_CAPTION, MORE_NAMES, 270, 28, 5e-4, 1e-3, 20, 0.1
+            ),
         ),
     ),
     Plan(

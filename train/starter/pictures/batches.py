@@ -143,18 +143,19 @@ class StarterData:
         """The group of this name; one without pictures if there is none."""
         return self.groups.get(name, Group())
 
-    def shares(self, task: str, rooms: float) -> dict[str, float]:
+    def shares(self, task: str, share: tuple[str, float] | None = None) -> dict[str, float]:
         """What of a batch is of each group that has something to show.
 
         Args:
-            rooms: share of rooms in questions.
+            share: a group and its share; the others' keep their proportions.
         """
-        shares = {name: share for name, share in SHARES[task].items() if name in (*self.groups, *DRAWN)}
-        if "rooms" in shares:
-            others = sum(shares.values()) - shares["rooms"]
-            shares = {name: share / others * (1 - rooms) for name, share in shares.items()} | {"rooms": rooms}
+        shares = {name: part for name, part in SHARES[task].items() if name in (*self.groups, *DRAWN)}
+        if share and share[0] in shares:
+            name, wanted = share
+            others = sum(shares.values()) - shares.pop(name)
+            shares = {other: part / others * (1 - wanted) for other, part in shares.items()} | {name: wanted}
         total = sum(shares.values())
-        return {name: share / total for name, share in shares.items()}
+        return {name: part / total for name, part in shares.items()}
 
     def batches(self, text: TaskText, size: int, spread: Spread) -> Batches:
         """The batch of every step."""
@@ -162,7 +163,7 @@ class StarterData:
 
     def mixture(self, task: str, spread: Spread) -> Mixture:
         """What the shipped adapters are trained on."""
-        return Mixture(self.shares(task, spread.rooms), LAYERS[task], DROPPED[task])
+        return Mixture(self.shares(task, spread.share), LAYERS[task], DROPPED[task])
 
     def sentences(self) -> list[str]:
         """What stands for each class: "The picture shows a tench"."""
