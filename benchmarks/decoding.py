@@ -39,7 +39,7 @@ def variants(make: Callable[[], Any], size: Size) -> dict[str, Injected]:
     """The same LM three times: as the library has it, with packed weights, and in int8."""
     models = {name: Injected(make(), size) for name in ("plain", "float32", "int8")}
     pack(models["float32"].base)
-    quantise(models["int8"].base)
+    quantise(models["int8"].base, steps_only=True)
     return models
 
 

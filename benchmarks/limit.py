@@ -26,7 +26,10 @@ def model_limits(table: Table, name: str, make: Callable[[], Any], size: Size) -
     """Milliseconds per token, and the share of the nearer of the two limits."""
     for kind, bytes_each in (("float32", 4), ("int8", 1)):
         model = Injected(make(), size)
-        (pack if kind == "float32" else quantise)(model.base)
+        if kind == "float32":
+            pack(model.base)
+        else:
+            quantise(model.base, steps_only=True)
         linear = {
             id(m.weight): m.weight.numel() for m in model.base.modules() if isinstance(m, torch.nn.Linear)
         }

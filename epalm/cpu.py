@@ -29,6 +29,7 @@ class FrozenLinear(nn.Linear):
     product: Product | None = None
     row_product: Product | None = None  # of one row, where that is another one
     backward_product: Product | None = None  # of gradients with the transposed weights
+    steps_only = False  # whether the second form is for single positions (B, 1, in) alone
 
     def __init__(self, layer: nn.Linear):
         bias = layer.bias is not None
@@ -41,7 +42,7 @@ class FrozenLinear(nn.Linear):
         if torch.is_grad_enabled():
             # A training must not depend on whether something was decoded before, as its validation does.
             return super().forward(input) if self.backward_product is None else _Product.apply(input, self)
-        product = self.product
+        product = None if self.steps_only and input.ndim == 3 and input.shape[1] > 1 else self.product
         if self.row_product is not None and input.numel() == self.in_features:
             product = self.row_product
         return super().forward(input) if product is None else product(input)
@@ -99,14 +100,20 @@ class _Product(torch.autograd.Function):
         return ctx.layer.backward_product(gradient.contiguous()), None
 
 
-def quantise(model: nn.Module) -> None:
+def quantise(model: nn.Module, steps_only: bool = False) -> None:
     """Round the weights of all linear layers to int8, each output with its own scale.
 
     Inputs are rounded to 8 bits on the fly, with one scale for all rows of a batch, so what else is in the
     batch can change a text. benchmarks/README.md has the share of captions that change.
+
+    Args:
+        steps_only: keep passes over several positions (B, T, in) exact, as the first one over a prompt. In
+            it single positions have values that are many times as large as all others, so that one scale for
+            all leaves nothing of these.
     """
     for layer in _frozen_layers(model):
         layer.product = _int8(layer)
+        layer.steps_only = steps_only
 
 
 def _frozen_layers(model: nn.Module) -> list[FrozenLinear]:

@@ -83,7 +83,7 @@ def load_lm(
     if device_map is None:
         lm = cast(Any, lm).to(device)
     if int8:
-        quantise(lm)
+        quantise(lm, steps_only=True)
     return lm, tokenizer
 
 

@@ -96,6 +96,15 @@ def test_int8_is_near_the_exact_product_and_keeps_the_weights():
     assert torch.equal(rounded[0].weight, plain[0].weight)
 
 
+def test_int8_for_steps_alone_leaves_passes_over_several_positions_exact():
+    plain, rounded = layers(), layers()
+    quantise(rounded, steps_only=True)
+    x = torch.randn(2, 7, 96)
+    with torch.no_grad():
+        assert torch.equal(rounded(x), plain(x))
+        assert 0 < (rounded(x[:, :1]) - plain(x[:, :1])).norm() < 0.02 * plain(x[:, :1]).norm()
+
+
 def test_tied_weights_stay_tied():
     lm = tiny_lm("llama").base
     lm.lm_head.weight = lm.model.embed_tokens.weight
