@@ -103,7 +103,7 @@ def test_an_example_is_chosen_with_one_click_and_its_answer_says_how_sure_it_is(
 
 def test_stop_ends_a_long_answer(visit, site, files, monkeypatch):
     step = RunningBatch.step
-    monkeypatch.setattr(RunningBatch, "step", lambda batch: (time.sleep(0.2), step(batch)))
+    monkeypatch.setattr(RunningBatch, "step", lambda batch: (time.sleep(1), step(batch)))
     visitor = visit()
     visitor.give(files["Image"])
     visitor.button("Describe it").click()
