@@ -149,7 +149,7 @@ def test_a_missing_work_folder_is_told(ablation, tmp_path, capsys):
 @pytest.mark.parametrize("name", ["words-captions", "words-questions"])
 def test_the_plans_in_the_repo_can_be_read(name):
     ablation = load_ablation(Path("train/studies") / f"{name}.yaml")
-    assert ablation.seeds == (0, 1, 2) and ablation.runs()
+    assert ablation.runs() and ablation.title.startswith("From an encoder to words")
 
 
 def test_a_soft_prompt_begins_as_its_text(tiny_model_dir):

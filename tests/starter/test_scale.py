@@ -33,7 +33,8 @@ def test_kinds_are_kept_whole():
 
 def test_all_is_kept_at_full_scale():
     assert FULL.part(ITEMS, lambda item: item[1]) == FULL.kinds(ITEMS, lambda item: item[1]) == ITEMS
-    assert FULL.count(3000) == 3000 and FULL.training(1700) == 1700
+    assert FULL.count(3000) == 3000 and FULL.training(1700) == 1700 and FULL.views(7) == 7
+    assert Scale(media=0.5).views(7) == 2 and Scale(media=0.5).views(1) == 1
 
 
 @pytest.mark.parametrize("share", [0, -1, 1.5])

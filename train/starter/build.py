@@ -146,7 +146,7 @@ def prepare(work: Path, public: Path | None = None, scale: Scale = FULL) -> dict
     keep_to(work, scale)
     if not (work / "manifest.jsonl").exists():
         write_manifest(work, scale)
-    picture_features.encode_pictures(work)
+    picture_features.encode_pictures(work, scale.views(1 + picture_features.VIEWS) - 1)
     if '"split"' not in (work / "manifest.jsonl").read_text():
         split_pictures(work)
     if not (work / "composed.jsonl").exists():

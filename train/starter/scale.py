@@ -16,6 +16,7 @@ from epalm.files import read_json_lines, write_json_lines
 
 T = TypeVar("T")
 FILE = "scale.jsonl"
+FEWEST_VIEWS = 2
 LEAST = 8  # of anything that is counted, however small the share
 
 
@@ -40,6 +41,10 @@ class Scale:
     def count(self, full: int) -> int:
         """How many media of so many."""
         return min(full, max(LEAST, round(full * self.media)))
+
+    def views(self, full: int) -> int:
+        """How many versions of a medium of so many, the medium itself among them."""
+        return full if self.media == 1 else min(full, FEWEST_VIEWS)
 
     def training(self, full: int) -> int:
         """How many steps of so many."""

@@ -28,6 +28,7 @@ from epalm.media.recipes import RECIPES
 ENCODER = "starter/efficientnet-lite2"
 STORED = (0, 1, 2, 3, 4, 6)  # layers of the encoder
 LAYER_NAMES = tuple(f"layer{layer}" for layer in STORED)
+VIEWS = 6  # of a picture, beside the picture itself
 AT_ONCE = 32  # pictures that the encoder sees
 
 
@@ -117,7 +118,7 @@ def view_of(paths: list[Path], view: int, photos: list[Path], seed: int) -> Iter
         yield recipe(augmented(picture, photos, rng) if view else on_white(picture))
 
 
-def encode_pictures(work: Path, views: int = 6, seed: int = 0) -> None:
+def encode_pictures(work: Path, views: int = VIEWS, seed: int = 0) -> None:
     """WORK/manifest.jsonl -> WORK/features.safetensors; goes on after the last view that is there."""
     rows, stored = read_json_lines(work / "manifest.jsonl"), work / "features.safetensors"
     before = load_file(stored) if stored.exists() else {}

@@ -95,6 +95,7 @@ def random_view(photo: Image.Image, kind: str, rng: random.Random) -> Image.Imag
 def encode_photos(work: Path, public: Path | None, seed: int = 0, scale: Scale = FULL) -> None:
     """Public sets of photos -> WORK/photo-features.safetensors, then WORK/photo-features.jsonl."""
     rows = scale.part(plan_photos(public), lambda row: (row["kind"], row["split"]))
+    rows = [row | {"views": scale.views(row["views"])} for row in rows]
     recipe = RECIPES["image"]["starter"]
 
     def media() -> Iterator[Tensor]:

@@ -114,6 +114,7 @@ def choose_views(rows: list[Row], seed: int, scale: Scale = FULL) -> list[View]:
     views = []
     for i, row in enumerate(rows):
         several = VIEWS["public" if row["source"] in SETS else "debian"] if row["split"] == "train" else 1
+        several = scale.views(several)
         views += [View(i, view=view) for view in range(several)]
     pairs, together = ({side: scale.count(n) for side, n in counts.items()} for counts in (PAIRS, MIXTURES))
     for first, second in choose_pairs(rows, seed, pairs):
