@@ -30,7 +30,7 @@ def explain_panel(handlers: Handlers, modality: Modality, inputs: list[Any]) -> 
         gr.Markdown(INTRO, elem_classes="note")
         button = gr.Button("Explain the answer")
         status = gr.Markdown(elem_classes="status")
-        found = gr.HTML(elem_classes="found")
+        found = gr.HTML(visible=False)
 
     def show_explanation(
         media: Upload, mode: str, question: str, model: str, beams: int, length: int, request: gr.Request
@@ -39,7 +39,8 @@ def explain_panel(handlers: Handlers, modality: Modality, inputs: list[Any]) -> 
         for says, explanation in handlers.explanation(
             modality, media, asked, Settings(beams, length, model), request
         ):
-            yield says, gr.skip() if explanation is None else as_fragment(explanation)
+            drawn = explanation and gr.update(value=as_fragment(explanation), visible=True)
+            yield says, drawn or gr.skip()
 
     button.click(
         show_explanation,
@@ -92,6 +93,7 @@ def as_numbers(explanation: Explanation) -> dict[str, Any]:
         "text": explanation.text,
         "words": list(explanation.words),
         "log_probabilities": explanation.log_probabilities.tolist(),
+        "sources": list(explanation.sources),
         "layers": [list(layers) for layers in explanation.layers],
         "contributions": explanation.contributions.tolist(),
         "relevance": explanation.relevance.tolist(),

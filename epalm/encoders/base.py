@@ -62,6 +62,11 @@ class Encoder(nn.Module):
         """Features 0 to `deepest` (or more), in the order of `widths`."""
         raise NotImplementedError
 
+    @property
+    def names(self) -> list[str]:
+        """What each feature is called, in the order of `widths`."""
+        return [f"layer {i}" for i in range(len(self.widths))]
+
 
 def side_by_side(features: Sequence[Tensor] | Mapping[int, Tensor], places: Sequence[int]) -> Tensor:
     """(B, D) of the features at these places, one after the other."""

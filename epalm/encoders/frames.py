@@ -42,6 +42,10 @@ class FrameEncoder(Encoder):
         self.widths = Widths([seen, change, *image.widths[image.widths.layers : image.widths.layers + 1]], 2)
         self.image = image
 
+    @property
+    def names(self) -> list[str]:
+        return ["last layer", "change between frames", "class probabilities"][: len(self.widths)]
+
     def features(self, media: Tensor, deepest: int) -> list[Tensor]:
         if media.shape[2] != FRAMES:
             raise EPALMError(

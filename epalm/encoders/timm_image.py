@@ -47,6 +47,14 @@ class TimmImageEncoder(Encoder):
             head = [network.num_classes, GRID * GRID * stages[GRID_STAGE]] if network.num_classes else []
             self.widths = Widths([*stages, network.head_hidden_size, *head], len(self.widths))
 
+    @property
+    def names(self) -> list[str]:
+        if self.has_cls:
+            return super().names
+        stages = [f"stage {i}" for i in range(self.widths.layers - 1)]
+        head = ["class probabilities", f"stage {GRID_STAGE} in {GRID}×{GRID} places"]
+        return [*stages, "last layer", *head[: len(self.widths) - self.widths.layers]]
+
     def features(self, media: Tensor, deepest: int) -> list[Tensor]:
         if self.has_cls:
             blocks = self.network.forward_intermediates(

@@ -13,6 +13,24 @@ def parts(entry: FeatureLayer | Sequence[int]) -> tuple[int, ...]:
     return (entry,) if isinstance(entry, int) else tuple(entry)
 
 
+def told(names: Sequence[str]) -> str:
+    """Names of features that stand side by side: "class probabilities, stages 0 to 3"."""
+    runs: list[list[str]] = []
+    for name in names:
+        kind, _, number = name.rpartition(" ")
+        before = runs[-1][-1] if runs else ""
+        follows = number.isdigit() and before == f"{kind} {int(number) - 1}"
+        if follows:
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+    shown = []
+    for run in runs:
+        kind, _, first = run[0].rpartition(" ")
+        shown.append(run[0] if len(run) == 1 else f"{kind}s {first} to {run[-1].rpartition(' ')[2]}")
+    return ", ".join(shown)
+
+
 class Widths(tuple[int, ...]):
     """The width of each feature that an encoder gives.
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 from epalm.explain.explanation import Explanation
 from epalm.media.previews import AXIS
 
-DIM = 0.25  # brightness of what did not matter
+DIM = 0.3  # brightness of what did not matter
 FOR, AGAINST = (33, 102, 172), (178, 24, 43)  # blue and red that colour-blind people can tell apart
 CELL, ROW, LABELS, INK = 74, 34, 132, (28, 28, 34)  # pixels of the table
 

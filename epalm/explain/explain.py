@@ -14,6 +14,7 @@ from epalm.adapted import AdaptedLM
 from epalm.adapter import Adapter
 from epalm.decoding import with_overrides
 from epalm.encoders.base import Encoder
+from epalm.encoders.widths import told
 from epalm.explain.contributions import contributions, layers_of_tokens, words_of
 from epalm.explain.explanation import Candidate, Explanation
 from epalm.explain.where import Looked, look
@@ -23,6 +24,7 @@ from epalm.media.recipes import AudioRecipe, ImageRecipe, WhisperRecipe
 from epalm.media.video import Clip
 from epalm.scoring import token_log_probabilities, up_to_end
 
+STEPS = 4  # of the integrated gradients
 LONGEST = 640  # longer side of a shown picture, in pixels
 
 
@@ -52,7 +54,7 @@ def explain(
     ids = torch.tensor([given_ids], device=lm.device)
     given = torch.ones_like(ids)
     prompt = adapted.prompt_rows(1)
-    layers = config.encoder.feature_layers
+    layers, names = config.encoder.feature_layers, encoder.names
     with torch.no_grad():
         features = [feature.to(lm.device) for feature in encoder(media, layers)]
         tokens = adapter.tokens(features)
@@ -80,18 +82,21 @@ def explain(
         members[positions, w] = 1
 
     def of_words(features: list[Tensor]) -> Tensor:
-        seen = adapter.tokens(features).to(lm.device)
-        return (log_probabilities(answer, seen) @ members).sum()
+        changed = adapter.tokens(features).to(lm.device)
+        return (log_probabilities(answer, changed) @ members).sum()
 
-    looked = look(encoder, media, layers, of_words)
+    looked = look(encoder, media, layers, of_words, STEPS)
     modality = config.task.modality
     pictures, relevance, attention = shown(modality, recipe, opened, looked)
-    found: list[Candidate] = []
-    if candidates > 0:
-        for row in generated(features, max(candidates, 2), candidates):
+    found: dict[str, Candidate] = {}
+    for width in (candidates, 3 * candidates):  # beams may end in the same text, spelled in other tokens
+        if len(found) >= candidates:
+            break
+        for row in generated(features, max(width, 2), width):
             with torch.no_grad():
                 score = log_probabilities(torch.tensor([row], device=lm.device), tokens).mean().item()
-            found.append(Candidate(text.answer(row), score))
+            candidate = Candidate(text.answer(row), score)
+            found.setdefault(candidate.text, candidate)
     return Explanation(
         modality=modality,
         question=question,
@@ -100,12 +105,13 @@ def explain(
         log_probabilities=(whole @ members).cpu().numpy(),
         layers=tuple(layers_of_tokens(config.injection, lm.num_layers, config.num_tokens)),
         feature_layers=tuple(layers),
+        sources=tuple(told([names[place] for place in places]) for places in encoder.widths.places(layers)),
         contributions=(drops @ members).cpu().numpy(),
         replaced_by=replaced_by,
         pictures=pictures,
         relevance=relevance,
         attention=attention,
-        candidates=tuple(found),
+        candidates=tuple(found.values())[:candidates],
         blind=text.answer(generated(None, beams)[0]),
     )
 

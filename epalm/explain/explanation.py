@@ -32,6 +32,7 @@ class Explanation:
         layers: (n) the language-model layers that each perceptual token enters; empty if the layer range is
             too short for it.
         feature_layers: (n) the encoder layer or layers that each perceptual token comes from.
+        sources: (n) the encoder's own names of them.
         contributions: (n, W) how much a word's log-probability drops, in nats, when a perceptual token is
             replaced as `replaced_by` says; negative where the token counts against the word.
         replaced_by: "mean": by the mean token of its layer, if the adapter stores the mean features of its
@@ -54,6 +55,7 @@ class Explanation:
     log_probabilities: np.ndarray
     layers: tuple[tuple[int, ...], ...]
     feature_layers: tuple[FeatureLayer, ...]
+    sources: tuple[str, ...]
     contributions: np.ndarray
     replaced_by: Literal["mean", "neutral"]
     pictures: tuple[Image.Image, ...]

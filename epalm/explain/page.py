@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
+import math
 from io import BytesIO
 
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
-from epalm.encoders.widths import parts
 from epalm.explain.drawing import attention_maps, layer_names, shade, spotlights
 from epalm.explain.explanation import Explanation
 
@@ -29,21 +29,28 @@ def as_fragment(explanation: Explanation) -> str:
 
 def _values(explanation: Explanation) -> dict[str, object]:
     rows = []
-    for name, layer, values in zip(
-        layer_names(explanation.layers), explanation.feature_layers, explanation.contributions, strict=True
+    for name, source, values in zip(
+        layer_names(explanation.layers), explanation.sources, explanation.contributions, strict=True
     ):
         cells = []
         for value in values:
             colour, ink = shade(float(value), explanation.contributions)
             cells.append((f"{value:+.2f}", "rgb({},{},{})".format(*colour), "rgb({},{},{})".format(*ink)))
-        rows.append((name, " + ".join(map(str, parts(layer))), cells))
+        rows.append((name, source, cells))
+    probabilities = [percent(math.exp(value)) for value in explanation.log_probabilities]
     attended = attention_maps(explanation)
     return {
         "explanation": explanation,
         "rows": rows,
+        "words": list(zip(explanation.words, probabilities, strict=True)),
         "looked": [_data_url(picture) for picture in spotlights(explanation)],
         "attended": [_data_url(picture) for picture in attended or []],
     }
+
+
+def percent(share: float) -> str:
+    """A probability in words that never round to impossible."""
+    return f"{100 * share:.0f} %" if share >= 0.01 else "under 1 %"
 
 
 def _data_url(picture: Image.Image) -> str:

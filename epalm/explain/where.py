@@ -2,7 +2,10 @@
 
 The map is the gradient of the answer's log-probability with respect to the encoder's last feature map, times
 that map, summed over channels (Selvaraju et al. 2017, Draelos and Carin 2021; the two agree where positions
-are averaged). Positive values support the answer, negative values count against it.
+are averaged). The gradient is averaged while the map grows from nothing to all of it (integrated gradients,
+Sundararajan et al. 2017), because a gradient vanishes where the encoder is sure: it is as sure without a part
+of the map. Positive values support the answer, negative values count against it; their sum is about what the
+answer gained by the map.
 
 The last feature map is the last tensor that still has positions:
 
@@ -100,10 +103,13 @@ def watched(encoder: Encoder, deepest: int) -> list[Watched]:
 
 
 @contextmanager
-def maps_of(parts: Sequence[Watched]) -> Iterator[list[tuple[Watched, Tensor]]]:
+def maps_of(parts: Sequence[Watched], share: float = 1.0) -> Iterator[list[tuple[Watched, Tensor]]]:
     """Collect the feature maps of a forward pass and make them leaves that receive gradients.
 
     Forward passes of other threads through the same encoder are not affected.
+
+    Args:
+        share: the pass continues with this share of each map.
     """
     seen: list[tuple[Watched, Tensor]] = []
     here = get_ident()
@@ -111,7 +117,7 @@ def maps_of(parts: Sequence[Watched]) -> Iterator[list[tuple[Watched, Tensor]]]:
     def leaf(part: Watched, values: Tensor) -> Tensor:
         if get_ident() != here:
             return values
-        seen.append((part, values.detach().requires_grad_()))
+        seen.append((part, (share * values.detach()).requires_grad_()))
         return seen[-1][1]
 
     with ExitStack() as hooks:
@@ -141,6 +147,7 @@ def look(
     media: Tensor,
     layers: Sequence[FeatureLayer],
     log_probability: Callable[[list[Tensor]], Tensor],
+    steps: int = 1,
 ) -> Looked:
     """Where an encoder looked for an answer.
 
@@ -149,22 +156,29 @@ def look(
         layers: the layers whose features the adapter reads.
         log_probability: differentiable function from the features (1, D_j) of those layers to the answer's
             log-probability.
+        steps: the gradient is averaged over this many shares of the feature map, the last one all of it. One
+            step takes the gradient at the map itself.
     """
     places = encoder.widths.places(layers)
     deepest = max(map(max, places))
     parts = watched(encoder, deepest)
-    with torch.enable_grad(), maps_of(parts) as maps:
-        features = encoder.features(media.to(next(encoder.parameters())), deepest)
-        total = log_probability([side_by_side(features, each) for each in places])
-    if not maps:
-        raise EPALMError(f"{type(encoder.network).__name__} produced no feature map.")
-    gradients: Sequence[Tensor | None] = [None] * len(maps)
-    if total.requires_grad:
-        gradients = torch.autograd.grad(total, [values for _, values in maps], allow_unused=True)
+    sums: list[Tensor] = []  # of the gradients, as wide as the maps
+    for step in range(1, steps + 1):
+        with torch.enable_grad(), maps_of(parts, step / steps) as maps:
+            features = encoder.features(media.to(next(encoder.parameters())), deepest)
+            total = log_probability([side_by_side(features, each) for each in places])
+        if not maps:
+            raise EPALMError(f"{type(encoder.network).__name__} produced no feature map.")
+        sums = sums or [torch.zeros_like(values, dtype=torch.float32) for _, values in maps]
+        gradients: Sequence[Tensor | None] = [None] * len(maps)
+        if total.requires_grad:
+            gradients = torch.autograd.grad(total, [values for _, values in maps], allow_unused=True)
+        for whole, gradient in zip(sums, gradients, strict=True):
+            if gradient is not None:  # otherwise none of the features read depends on it
+                whole += gradient
     relevance, attention = 0 * laid_out(*maps[0], media), None
-    for (part, values), gradient in zip(maps, gradients, strict=True):
-        if gradient is not None:  # otherwise none of the features read depends on it
-            relevance += laid_out(part, values.detach().float() * gradient.float(), media)
+    for (part, values), whole in zip(maps, sums, strict=True):  # the last pass had all of each map
+        relevance += laid_out(part, values.detach().float() * whole / steps, media)
         if part.attends is not None:
             with torch.no_grad():
                 attention = part.layout(part.attends(values), media).float().cpu()

@@ -149,6 +149,22 @@ def test_the_sum_of_a_convolutional_map_is_the_pooled_features_share():
     assert torch.count_nonzero(early) == 0  # nothing of the last map was read
 
 
+def test_over_many_steps_the_map_sums_to_what_the_answer_gained_by_it():
+    """Integrated gradients: also where the gradient at the map itself is gone, as at the end of a softmax."""
+    torch.manual_seed(0)
+    encoder = TimmImageEncoder(timm.create_model("test_efficientnet", num_classes=0))
+    media = torch.randn(1, 3, 64, 64)
+    [pooled] = encoder(media, [-1])
+
+    def saturated(features: list[torch.Tensor]) -> torch.Tensor:
+        return torch.tanh(6 * (features[0] * pooled).sum() / pooled.square().sum())
+
+    gained = saturated([pooled]).item()
+    once, often = (look(encoder, media, [-1], saturated, steps).relevance.sum() for steps in (1, 100))
+    assert often.item() == pytest.approx(gained, abs=0.05)
+    assert once.item() == pytest.approx(0, abs=0.05)
+
+
 def test_another_threads_pass_is_left_alone_while_one_is_watched():
     encoder = TimmImageEncoder(timm.create_model("test_efficientnet", num_classes=0))
     media = torch.randn(1, 3, 64, 64)

@@ -95,6 +95,14 @@ def test_no_text_is_decoded_past_the_adapters_own_end_token(model, tiny_model_di
     assert rows[0] == start  # of eight tokens that it may have
 
 
+def test_candidates_differ_and_end_where_an_answer_ends(model):
+    """Beams that end in the same text count once, and none goes on after its end."""
+    found = model.explain(Request(str(FILES["image"]), "what is this?"), candidates=4).candidates
+    texts = [candidate.text for candidate in found]
+    assert len(set(texts)) == len(texts) > 1
+    assert texts[0] in model.generate([Request(str(FILES["image"]), "what is this?")], beams=4)
+
+
 def test_a_token_of_the_mean_feature_contributes_nothing(model, tmp_path):
     request = Request(str(FILES["image"]), "what is this?")
     assert model.explain(request).replaced_by == "neutral"
