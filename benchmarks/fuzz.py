@@ -1,13 +1,15 @@
-"""Damaged files by the thousand: each is answered or refused, in bounded time and memory.
+"""Damaged files and requests by the thousand: each is answered or refused, in bounded time and memory.
 
-    python -m benchmarks.fuzz                       # 5,000 files, the same ones every time
+    python -m benchmarks.fuzz                       # 5,000 of them, the same ones every time
     python -m benchmarks.fuzz --count 500 --seed 7
     python -m benchmarks.fuzz --keep lost           # also writes the files that ended a reading process
 
 Whole pictures, videos and sounds of some forty kinds are made, and then damaged: bytes changed, parts lost,
 doubled, zeroed or taken from another file, sizes in headers made huge. Each is read as the demo reads what a
-visitor sends, in a process that may be lost, and prepared for the starter's encoders. Exit code 1: an answer
-was not a number, an error was not a sentence, or a good file was not read after a bad one.
+visitor sends, in a process that may be lost, and prepared for the starter's encoders. One in five is a
+damaged request to a running demo instead (benchmarks/fuzz_requests.py). A run that was ended goes on where it
+was. Exit code 1: an answer was not a number, an error was not a sentence, or what is good was not answered
+after what is bad.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
@@ -33,7 +36,9 @@ from av.video.stream import VideoStream
 from PIL import Image
 from tqdm import tqdm
 
+from benchmarks.fuzz_requests import Demo
 from epalm.errors import EPALMError
+from epalm.files import JsonLines, read_json_lines, write_json
 from epalm.media.reader import MEGABYTES, ReadingProcess
 from epalm.media.recipes import RECIPES
 
@@ -60,74 +65,105 @@ VIDEOS = (
 SOUNDS = ("WAV", "FLAC", "OGG", "AIFF", "AU", "CAF", "MP3")
 TRACKS = (("aac", "ipod"), ("aac", "adts"), ("libopus", "matroska"), ("pcm_s16le", "mov"), ("wavpack", "wv"),
           ("ac3", "ac3"))  # fmt: skip
-SLOW = 10.0  # seconds that a file may take here; what takes longer is listed
+EVERY = 5  # each fifth is a request
+SLOW = 10.0  # seconds that one may take here; what takes longer is listed
+LOST = ("crashed", "too slow")  # ends of a reading process
+
+Row = dict[str, Any]  # number, what, end, seconds, megabytes; why it is wrong, how long a restart took
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--count", type=int, default=5000, metavar="N", help="damaged files (%(default)s)")
+    parser.add_argument("--count", type=int, default=5000, metavar="N", help="of them in all (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="chooses them (%(default)s)")
     parser.add_argument("--seconds", type=float, default=30, metavar="S", help="limit per file (%(default)s)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="write what ended a reading process here")
+    parser.add_argument(
+        "--rows", type=Path, metavar="FILE", help="one line per outcome (runs/fuzz-SEED.jsonl)"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the counts here, as JSON")
     args = parser.parse_args(argv)
-    outcome = fuzz(args.count, args.seed, args.seconds, args.keep)
+    path = args.rows or Path("runs") / f"fuzz-{args.seed}.jsonl"
+    known = read_json_lines(path) if path.exists() else []
+    missing = sorted(set(range(args.count)) - {row["number"] for row in known})
+    with JsonLines(path) as rows:
+        for row in fuzz(missing, args.seed, args.seconds, args.keep):
+            rows.add(row)
+    outcome = summary([row for row in read_json_lines(path) if row["number"] < args.count], args.seed)
     print(json.dumps(outcome, indent=2))
     if args.out:
-        args.out.write_text(json.dumps(outcome, indent=2) + "\n", encoding="utf-8")
+        write_json(args.out, outcome)
     return 1 if outcome["wrong"] else 0
 
 
-def fuzz(count: int, seed: int, seconds: float, keep: Path | None = None) -> dict[str, Any]:
-    """Read `count` damaged files; what became of them, the longest time and the largest memory."""
-    rng = random.Random(seed)
+def fuzz(numbers: Sequence[int], seed: int, seconds: float, keep: Path | None = None) -> Iterator[Row]:
+    """What became of each; a number names the same damage in every run, in whatever order."""
     whole = whole_files()
-    good = whole["JPEG"]
-    ends: Counter[str] = Counter()
-    wrong: list[str] = []
-    slow: list[str] = []
-    longest, memory = 0.0, 0
-    with tempfile.TemporaryDirectory() as folder, ReadingProcess(seconds).start() as reader:
-        path = Path(folder) / "damaged.bin"
-        for number in tqdm(range(count), unit=" files", mininterval=1):
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        reader = stack.enter_context(ReadingProcess(seconds).start())
+        asked = [number for number in numbers if number % EVERY == 0]
+        demo = stack.enter_context(Demo(folder)) if asked else None
+        for number in tqdm(numbers, unit=" cases", mininterval=1):
+            rng = random.Random(f"{seed}-{number}")
+            if demo is not None and number % EVERY == 0:
+                yield {"number": number} | demo.ask(rng)
+                continue
             name = rng.choice(sorted(whole))
             content, damage = damaged(whole[name], whole[rng.choice(sorted(whole))], rng)
-            path.write_bytes(content)
-            began = time.perf_counter()
-            label = f"{number} {name} {damage}"
-            try:
-                end = read(reader, path)
-            except Exception as error:
-                end = "wrong"
-                wrong.append(f"{label}: {error!r}")
-            took = time.perf_counter() - began
-            longest = max(longest, took)
-            ends[end] += 1
-            if took > SLOW:
-                slow.append(f"{label}: {took:.1f} s")
-            if end in ("crashed", "too slow"):
-                slow += [f"{label}: {end}"]
-                if keep:
-                    keep.mkdir(parents=True, exist_ok=True)
-                    (keep / f"{seed}-{number}.bin").write_bytes(content)
-                began = time.perf_counter()
-                if reader.modality_of(good) != "image":
-                    wrong.append(f"{label}: a good file was not read after it")
-                ends["slowest restart, ms"] = max(
-                    ends["slowest restart, ms"], round(1000 * (time.perf_counter() - began))
-                )
-            memory = max(memory, peak_memory(reader))
+            row = outcome_of(content, folder / "damaged.bin", reader, whole["JPEG"])
+            if keep and row["end"] in LOST:
+                keep.mkdir(parents=True, exist_ok=True)
+                (keep / f"{seed}-{number}.bin").write_bytes(content)
+            yield {"number": number, "what": f"{name}: {damage}"} | row
+
+
+def outcome_of(content: bytes, path: Path, reader: ReadingProcess, good: bytes) -> Row:
+    """How reading a damaged file ended, how long it took and the most memory that the readers have had."""
+    path.write_bytes(content)
+    row: Row = {}
+    began = time.perf_counter()
+    try:
+        row["end"] = read(reader, path)
+    except Exception as error:
+        row |= {"end": "wrong", "why": repr(error)}
+    row["seconds"] = round(time.perf_counter() - began, 2)
+    if row["end"] in LOST:
+        began = time.perf_counter()
+        if reader.modality_of(good) != "image":
+            row |= {"end": "wrong", "why": "a good file was not read after it"}
+        row["restart_ms"] = round(1000 * (time.perf_counter() - began))
+    row["megabytes"] = peak_memory(reader)
+    return row
+
+
+def summary(rows: Sequence[Row], seed: int) -> dict[str, Any]:
+    """All outcomes as counts and extremes; what was slow, lost or wrong by name."""
+
+    def most(key: str) -> float:
+        return max((row[key] for row in rows if key in row), default=0)
+
+    def told(row: Row) -> str:
+        why = f" ({row['why']})" if "why" in row else ""
+        return f"{row['number']} {row['what']}: {row['end']}, {row['seconds']} s{why}"
+
+    requests = [row for row in rows if row["number"] % EVERY == 0]
+    files = [row for row in rows if row["number"] % EVERY]
     return {
-        "files": count,
         "seed": seed,
-        "ends": dict(ends),
-        "longest_seconds": round(longest, 2),
-        "largest_megabytes": memory,
-        "limit_megabytes": MEGABYTES,
-        "slow_or_lost": slow,
-        "wrong": wrong,
+        "files": len(files),
+        "ends of files": dict(Counter(row["end"] for row in files)),
+        "requests": len(requests),
+        "ends of requests": dict(Counter(row["end"] for row in requests).most_common()),
+        "longest, s": most("seconds"),
+        "slowest restart of a reader, ms": most("restart_ms"),
+        "most memory of a reader, MB": max((row["megabytes"] for row in files), default=0),
+        "its limit, MB": MEGABYTES,
+        "most memory of the server, MB": max((row["megabytes"] for row in requests), default=0),
+        "slow or lost": [told(row) for row in rows if row["seconds"] > SLOW or row["end"] in LOST],
+        "wrong": [told(row) for row in rows if row["end"] == "wrong"],
     }
 
 

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -29,19 +27,23 @@ from typing import Any
 import httpx
 import psutil
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.server import ROOT, Server, upload
+from benchmarks.timing import Row, Table
+
 BAD = 0.1  # share of requests with a bad file
 GROWTH = 1.05  # of memory after the first minute
+PURGE = 120.0  # seconds until no file may be left: they are kept for a minute, and looked at four times in it
 MODALITIES = {"image": "*.jpg", "video": "*.mp4", "audio": "*.flac"}
 
 
 @dataclass(frozen=True)
 class Call:
-    """One request: an endpoint, a file, and a question where the endpoint takes one."""
+    """One request: an endpoint, a file, a question where the endpoint takes one, and the other values."""
 
     endpoint: str
     file: Path
     question: str | None = None
+    rest: tuple[Any, ...] = (1, 0, None)
 
     @property
     def key(self) -> str:
@@ -52,7 +54,7 @@ class Call:
 class Tally:
     """What the clients met."""
 
-    seconds: list[float] = field(default_factory=list)
+    seconds: dict[str, list[float]] = field(default_factory=dict)  # of good requests, by endpoint
     outcomes: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -60,30 +62,41 @@ class Tally:
 
 def ask(client: httpx.Client, url: str, call: Call) -> tuple[bool, str]:
     """Upload, ask, and read the events: (whether it was answered, the text or the error)."""
-    with open(call.file, "rb") as file:
-        uploaded = client.post(f"{url}/gradio_api/upload", files={"files": (call.file.name, file)})
-    if uploaded.status_code != 200:
-        return False, f"upload: {uploaded.status_code}"
-    upload = {"path": uploaded.json()[0], "meta": {"_type": "gradio.FileData"}}
-    data: list[Any] = [upload] if call.question is None else [upload, call.question]
-    joined = client.post(f"{url}/gradio_api/call/{call.endpoint}", json={"data": [*data, 1, 0, None]})
+    file = {"path": upload(client, url, call.file), "meta": {"_type": "gradio.FileData"}}
+    data = [file, *([] if call.question is None else [call.question]), *call.rest]
+    joined = client.post(f"{url}/gradio_api/call/{call.endpoint}", json={"data": data})
     if joined.status_code != 200:
         return False, f"call: {joined.status_code}"
     events = client.get(f"{url}/gradio_api/call/{call.endpoint}/{joined.json()['event_id']}").text
     name, data_line = events.strip().split("\n")[-2:]
     value = json.loads(data_line.removeprefix("data: "))
-    if name == "event: complete":
-        return True, value["text"] if isinstance(value, dict) else value[0]
-    return False, json.dumps(value)
+    if name != "event: complete":
+        return False, json.dumps(value)
+    return True, said(call.endpoint, value)
+
+
+def said(endpoint: str, value: list[Any]) -> str:
+    """What must be the same each time: the text; of explanations all numbers, of previews the sentence."""
+    if endpoint == "explain":
+        numbers = json.dumps(value[1], sort_keys=True)
+        return re.sub(r"-?\d+\.\d+(e-?\d+)?", lambda number: f"{float(number[0]):.3f}", numbers)
+    return value[1] if endpoint in ("frames", "spectrogram") else value[0]
 
 
 def calls(folder: Path) -> tuple[list[Call], list[Call]]:
-    """Good requests about the example files, and bad ones about files that are none."""
+    """Good requests about the example files, of all endpoints, and bad ones about files that are none."""
     good = []
     for modality, pattern in MODALITIES.items():
-        for path in sorted((ROOT / "assets" / "examples").glob(pattern)):
+        paths = sorted((ROOT / "assets" / "examples").glob(pattern))
+        for path in paths:
             good.append(Call(f"caption_{modality}", path))
             good.append(Call(f"ask_{modality}", path, "what is this?"))
+        if modality == "image":
+            good += [Call("caption", paths[0]), Call("ask", paths[0], "is this a cat?")]
+        else:
+            preview = "frames" if modality == "video" else "spectrogram"
+            good.append(Call(preview, paths[0], rest=("Caption", None)))
+        good.append(Call("explain", paths[0], ""))
     bad = []
     for modality in MODALITIES:
         for name, content in (("text", b"no media <b>at all</b>"), ("cut", good[0].file.read_bytes()[:900])):
@@ -112,28 +125,22 @@ def client(
             with tally.lock:
                 tally.outcomes[outcome] += 1
                 if call in good:
-                    tally.seconds.append(took)
+                    tally.seconds.setdefault(call.endpoint, []).append(took)
                     if not answered or text != alone[call]:
                         tally.wrong.append(f"{call.key}: {text!r} instead of {alone[call]!r}")
                 elif answered or outcome != "bad-file":
                     tally.wrong.append(f"{call.key}: {text!r} instead of a refusal")
 
 
-def start(args: argparse.Namespace, uploads: Path, port: int) -> subprocess.Popen:
-    """The server, ready: its model is loaded."""
-    command = [sys.executable, "app.py", "--port", str(port), "--uploads", str(uploads), "--logs", "json"]
-    environ = os.environ | {"EPALM_KEEP_MINUTES": "1", "EPALM_MODEL": args.model}
-    server = subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.DEVNULL)
-    for _ in range(600):
+def memory_of(server: psutil.Process) -> int:
+    """Bytes that the server and its reading processes have in memory."""
+    total = 0
+    for process in (server, *server.children(recursive=True)):
         try:
-            if httpx.get(f"http://127.0.0.1:{port}/health").json()["status"] == "ok":
-                return server
-        except httpx.HTTPError:
-            if server.poll() is not None:
-                break
-        time.sleep(0.5)
-    server.kill()
-    raise SystemExit("The server did not start.")
+            total += process.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total
 
 
 def main() -> int:
@@ -144,25 +151,25 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--model", default="starter")
     parser.add_argument("--port", type=int, default=7870)
+    parser.add_argument("--save", action="store_true", help="write results/load.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        uploads = Path(folder) / "uploads"
-        server = start(args, uploads, args.port)
+        server = Server(Path(folder) / "uploads", args.port, args.model, minutes=1)
+        server.start()
         try:
-            return measure(args, f"http://127.0.0.1:{args.port}", server, uploads, Path(folder))
+            return measure(args, server, Path(folder))
         finally:
-            server.terminate()
-            server.wait(60)
+            server.stop()
 
 
-def measure(args: argparse.Namespace, url: str, server: subprocess.Popen, uploads: Path, folder: Path) -> int:
+def measure(args: argparse.Namespace, server: Server, folder: Path) -> int:
     good, bad = calls(folder)
     with httpx.Client(timeout=600) as session:
-        alone = {call: ask(session, url, call)[1] for call in good}
-    tally, process = Tally(), psutil.Process(server.pid)
+        alone = {call: ask(session, server.url, call)[1] for call in good}
+    tally, process = Tally(), psutil.Process(server.process.pid)
     until = time.monotonic() + args.seconds
     threads = [
-        threading.Thread(target=client, args=(url, seed, until, good, bad, alone, tally))
+        threading.Thread(target=client, args=(server.url, seed, until, good, bad, alone, tally))
         for seed in range(args.clients)
     ]
     began = time.monotonic()
@@ -170,30 +177,56 @@ def measure(args: argparse.Namespace, url: str, server: subprocess.Popen, upload
         thread.start()
     memory: list[tuple[float, int]] = []
     while any(thread.is_alive() for thread in threads):
-        memory.append((time.monotonic() - began, process.memory_info().rss))
+        if server.process.poll() is not None:
+            print("The server ended.", file=sys.stderr)
+            return 1
+        memory.append((time.monotonic() - began, memory_of(process)))
         time.sleep(1)
     took = time.monotonic() - began
-    settled = [size for at, size in memory if at >= min(60, args.seconds / 4)]
-    early, late = statistics.mean(settled[:10]), statistics.mean(settled[-10:])
-    time.sleep(100)  # uploads are kept for a minute here, and looked at every quarter of one
-    left = [path for path in uploads.rglob("*") if path.is_file() and path.suffix != ".lock"]
-    cuts = statistics.quantiles(tally.seconds, n=20)
-    report = {
-        "clients": args.clients,
-        "answers": len(tally.seconds),
-        "per second": round(len(tally.seconds) / took, 2),
-        "p50 s": round(statistics.median(tally.seconds), 2),
-        "p95 s": round(cuts[-1], 2),
-        "outcomes": dict(tally.outcomes),
-        "wrong answers": len(tally.wrong),
-        "memory MB after a minute": round(early / 1e6),
-        "memory MB at the end": round(late / 1e6),
-        "files left": len(left),
-    }
-    print(json.dumps(report, indent=2))
+    settled = [size / 1e6 for at, size in memory if at >= min(60, args.seconds / 4)]
+    left = left_after_purge(server.uploads)
+    table = tabulated(args, tally, took, settled, left)
+    if args.save:
+        table.save()
     for line in tally.wrong[:10]:
         print(line, file=sys.stderr)
-    return int(bool(tally.wrong or left) or late > GROWTH * early or server.poll() is not None)
+    early, late = statistics.mean(settled[:10]), statistics.mean(settled[-10:])
+    return int(bool(tally.wrong or left) or late > GROWTH * early or server.process.poll() is not None)
+
+
+def left_after_purge(uploads: Path) -> int:
+    """Wait until all uploads are deleted, for as long as that may take; the number that is left."""
+    end = time.monotonic() + PURGE
+    while True:
+        left = sum(path.is_file() and path.suffix != ".lock" for path in uploads.rglob("*"))
+        if not left or time.monotonic() > end:
+            return left
+        time.sleep(1)
+
+
+def tabulated(
+    args: argparse.Namespace, tally: Tally, took: float, megabytes: list[float], left: int
+) -> Table:
+    """Seconds of each endpoint, memory, and what became of the requests."""
+    table = Table("load", f"{args.clients} clients at the demo for {args.seconds:.0f} seconds")
+    everything = [seconds for each in tally.seconds.values() for seconds in each]
+    for name, seconds in {"all endpoints": everything, **dict(sorted(tally.seconds.items()))}.items():
+        cuts = statistics.quantiles(seconds, n=20) if len(seconds) > 1 else seconds
+        rounded = [round(value, 2) for value in seconds]
+        note = f"95 % within {cuts[-1]:.1f} s, {len(seconds)} answers"
+        table.add(Row("seconds to the final answer", name, rounded, note=note))
+    table.add(Row("throughput", "all endpoints", [round(len(everything) / took, 2)], unit="per s"))
+    early, late = (round(statistics.mean(part)) for part in (megabytes[:10], megabytes[-10:]))
+    table.add(Row("memory of the server and its readers", "after the first minute", [early], unit="MB"))
+    table.add(Row("memory of the server and its readers", "at the end", [late], unit="MB"))
+    told = ", ".join(f"{count} {outcome}" for outcome, count in tally.outcomes.most_common())
+    table.notes = [
+        f"Requests by outcome: {told}; one in ten had a bad file.",
+        f"Answers other than those of single requests: {len(tally.wrong)}.",
+        f"Uploads left after the purge: {left}.",
+    ]
+    print("\n".join(table.notes))
+    return table
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 FOLDER = Path(__file__).parent
 README = FOLDER / "README.md"
-TOPICS = ("decoding", "limit", "training", "files", "start", "serving", "precision", "gpu")
+TOPICS = ("decoding", "limit", "training", "files", "start", "serving", "load", "precision", "gpu")
 BEGIN, END = "<!-- results: written by benchmarks/report.py -->", "<!-- end of results -->"
 COLOURS = ("#9aa5b1", "#c98b3b", "#0f766e", "#4f46e5", "#b91c1c")
 
