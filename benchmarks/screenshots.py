@@ -17,12 +17,6 @@ OUT = Path(__file__).parents[1] / "assets" / "screenshots"
 PATIENCE = 180_000  # milliseconds
 
 
-def answered(page: Page) -> None:
-    """Press the button of the tab that is shown, and wait for the answer."""
-    page.locator("button:visible:text-is('Describe it'), button:visible:text-is('Ask')").first.click()
-    page.locator(".block.status:visible", has_text="Took ").first.wait_for(timeout=PATIENCE)
-
-
 def shoot(page: Page, name: str) -> None:
     page.wait_for_timeout(800)
     page.screenshot(path=OUT / f"{name}.jpg", type="jpeg", quality=80)
@@ -30,13 +24,13 @@ def shoot(page: Page, name: str) -> None:
 
 
 def example(page: Page, tab: str, name: str) -> None:
-    """Choose an example in a tab, and wait until it is there."""
+    """Choose an example in a tab, and wait until it is there and described."""
     page.get_by_role("tab", name=tab, exact=True).click()
-    page.locator(
-        f"button:visible[aria-label='Example: {name}'], button:visible:has-text('{name}.')"
-    ).first.click()
+    item = ".gallery-item:visible"
+    page.locator(f"{item}[aria-label='Example: {name}'], {item}:has-text('{name}')").first.click()
     shown = {"Image": "[aria-label='Remove Image']", "Video": ".frames img", "Audio": "text=Time runs"}
     page.locator(f"{shown[tab]} >> visible=true").first.wait_for()
+    page.locator(".block.status:visible", has_text="Took ").first.wait_for(timeout=PATIENCE)
 
 
 def main() -> int:
@@ -53,7 +47,6 @@ def main() -> int:
         page.set_default_timeout(PATIENCE)
         page.goto(args.url)
         example(page, "Image", "cat")
-        answered(page)
         shoot(page, "image")
         page.locator("button.label-wrap:visible:has-text('See how it sees')").click()
         page.locator("button:visible:text-is('Explain the answer')").click()
@@ -61,7 +54,6 @@ def main() -> int:
         page.locator(".explanation").scroll_into_view_if_needed()
         shoot(page, "explain")
         example(page, "Audio", "drums")
-        answered(page)
         shoot(page, "audio")
         desktop.close()
         dark = browser.new_context(viewport={"width": 1120, "height": 900}, color_scheme="dark")
@@ -69,7 +61,6 @@ def main() -> int:
         page.set_default_timeout(PATIENCE)
         page.goto(args.url)
         example(page, "Video", "earth")
-        answered(page)
         shoot(page, "video-dark")
         dark.close()
         phone = browser.new_context(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
@@ -77,7 +68,6 @@ def main() -> int:
         page.set_default_timeout(PATIENCE)
         page.goto(args.url)
         example(page, "Image", "coffee")
-        answered(page)
         shoot(page, "phone")
         browser.close()
     return 0

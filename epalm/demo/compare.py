@@ -22,10 +22,14 @@ def compare_panel(handlers: Handlers, modality: Modality, inputs: list[Any]) -> 
     Args:
         inputs: the tab's media, mode, question, model, beams and length.
     """
-    offers = [name for name, offer in handlers.service.models.offers.items() if modality in offer.modalities]
+    offers = [
+        (offer.title, name)
+        for name, offer in handlers.service.models.offers.items()
+        if modality in offer.modalities
+    ]
     with gr.Accordion("Compare with another setting", open=False):
         with gr.Row():
-            model = gr.Dropdown(offers, value=offers[0], label="Model", min_width=120)
+            model = gr.Dropdown(offers, value=offers[0][1], label="Model", min_width=120)
             mask = gr.Dropdown(
                 [AS_TRAINED, "causal", "reference"], value=AS_TRAINED, label="Mask mode", min_width=120
             )

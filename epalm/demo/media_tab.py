@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from epalm.demo import history, texts
+from epalm.demo import texts
 from epalm.demo.answering import Settings
 from epalm.demo.compare import compare_panel
 from epalm.demo.explain_panel import explain_panel
@@ -21,6 +21,7 @@ from epalm.demo.texts import TABS
 from epalm.media.container import Modality
 
 PREVIEWS: dict[str, Any] = {"concurrency_id": "preview", "concurrency_limit": 2}  # files are read, no more
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 RUNS: dict[str, Any] = {"concurrency_limit": WAITING}  # when each uses the model is the scheduler's business
 MODES = {"caption": "Caption", "qa": "Question"}
 
@@ -107,6 +108,11 @@ def questions_of(offer: Offer, modality: Modality) -> list[list[str]]:
     return [[question] for question in TABS[modality].questions] if "qa" in offer.tasks(modality) else []
 
 
+def buttons_when(busy: bool) -> list[dict]:
+    """Which of the buttons to describe, to ask and to stop can be pressed."""
+    return [gr.update(interactive=not busy), gr.update(interactive=not busy), gr.update(interactive=busy)]
+
+
 def media_tab(handlers: Handlers, modality: Modality, model: gr.Dropdown, again: gr.State) -> MediaTab:
     """Build the tab of a modality.
 
@@ -126,13 +132,18 @@ def media_tab(handlers: Handlers, modality: Modality, model: gr.Dropdown, again:
                 media = player(modality)
                 note = gr.Markdown(label="Sentence", elem_classes="note", visible=modality != "image")
                 preview = perceived(modality)
-                gr.Examples(
-                    [[str(path)] for path in sorted(EXAMPLES.glob(words.examples))],
+                paths = sorted(EXAMPLES.glob(words.examples))
+                examples = gr.Examples(
+                    [[str(path)] for path in paths],
                     media,
                     cache_examples=False,
                     label="Or try one of these",
+                    # A sound has no picture to click on.
+                    example_labels=[path.stem.capitalize() for path in paths]
+                    if modality == "audio"
+                    else None,
                 )
-                gr.Markdown(f"{words.limit}\n\n{words.credits}", elem_classes="note")
+                gr.Markdown(words.limit, elem_classes="note")
             with gr.Column():
                 modes = [label for task, label in MODES.items() if task in tasks] or ["Caption"]
                 mode = gr.Radio(modes, value=modes[0], label="What should it do?", visible=len(modes) > 1)
@@ -148,13 +159,13 @@ def media_tab(handlers: Handlers, modality: Modality, model: gr.Dropdown, again:
                 with gr.Row():
                     describe = gr.Button("Describe it", variant="primary", min_width=120, visible=captions)
                     ask = gr.Button("Ask", variant="primary", min_width=120, visible=not captions)
-                    stop = gr.Button("Stop", variant="stop", min_width=120)
+                    stop = gr.Button("Stop", variant="stop", min_width=120, interactive=False)
                 answer = gr.Textbox(
-                    label="Answer", lines=3, buttons=["copy"], interactive=False, elem_classes="answer",
-                    placeholder=f"Give it a {words.noun}, then press the button above.",
+                    label="Answer", lines=2, buttons=["copy"], interactive=False, elem_classes="answer",
+                    placeholder=f"Give it a {words.noun}, or choose an example.",
                 )  # fmt: skip
-                meter = gr.HTML()
                 status = gr.Markdown(label="Time taken", elem_classes="status")
+                meter = gr.HTML(visible=False, padding=False)
                 with gr.Accordion("Search settings", open=False):
                     beams = gr.Slider(
                         1, MOST_BEAMS, value=default, step=1, label="Beams",
@@ -174,13 +185,15 @@ def media_tab(handlers: Handlers, modality: Modality, model: gr.Dropdown, again:
 
     def run(
         media: Upload, mode: str, question: str, model: str, beams: int, length: int, request: gr.Request
-    ) -> Iterator[tuple[str, str, str, history.Entry | None]]:
+    ) -> Iterator[tuple[Any, ...]]:
         asked = question if mode == "Question" else None
         task = "caption" if asked is None else "ask"
         settings = Settings(beams, length, model)
         endpoint = f"{task}_{modality}"
+        hidden = gr.update(value="", visible=False)
         for text, says, item in handlers.answers(endpoint, modality, media, asked, settings, request):
-            yield text, says, texts.meter(item["confidence"] if item else None), item
+            known = item and gr.update(value=texts.meter(item["confidence"], words.noun), visible=True)
+            yield text, says, known or hidden, item, *buttons_when(busy=item is None)
 
     def rerun(
         replay: tuple[str, int],
@@ -193,7 +206,7 @@ def media_tab(handlers: Handlers, modality: Modality, model: gr.Dropdown, again:
         request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
         if replay[0] != modality:
-            yield gr.skip(), gr.skip(), gr.skip(), None
+            yield gr.skip(), gr.skip(), gr.skip(), None, *[gr.skip()] * 3
             return
         yield from run(media, mode, question, model, beams, length, request)
 
@@ -211,19 +224,34 @@ def media_tab(handlers: Handlers, modality: Modality, model: gr.Dropdown, again:
     # The library's preprocessing would open the file, and fail on one that is no image without a sentence.
     # Without it the file is still checked to be an upload, and the numbers are checked by the handler.
     shared: dict[str, Any] = {
-        "outputs": [answer, status, meter, result],
+        "outputs": [answer, status, meter, result, describe, ask, stop],
         "preprocess": False,
         "show_progress": "minimal",
         "show_progress_on": answer,
         "api_visibility": "private",
     } | RUNS
+    asking: list[Any] = [describe.click, ask.click, question.submit]
     runs = (
-        gr.on([describe.click, ask.click, question.submit], run, tab_inputs, **shared),
+        gr.on(asking, run, tab_inputs, **shared),
         again.change(rerun, [again, *tab_inputs], **shared),
     )
+
+    def of_example(last: tuple[str, int], mode: str, question: str) -> tuple[str, int]:
+        """Ask about a chosen example at once, unless it is still open what."""
+        return (modality, last[1] + 1) if mode == "Caption" or question.strip() else last
+
+    buttons = [describe, ask, stop]
+    for each in runs:
+        each.failure(
+            lambda: buttons_when(busy=False), None, buttons,
+            queue=False, show_progress="hidden", **PRIVATE,
+        )  # fmt: skip
+    examples.load_input_event.then(
+        of_example, [again, mode, question], again, show_progress="hidden", **PRIVATE
+    )  # in the queue: what changes outside of it does not trigger the state's own events
     if preview is not None:
         gr.on(
-            [media.change, mode.change, describe.click, ask.click, question.submit],
+            [media.change, mode.change, *asking],
             show,
             [media, mode, model],
             [preview, note],
@@ -234,7 +262,10 @@ def media_tab(handlers: Handlers, modality: Modality, model: gr.Dropdown, again:
             api_description=f"What the model perceives of a {words.noun}, and a sentence about it.",
             **PREVIEWS,
         )
-    stop.click(lambda: "Stopped.", None, status, cancels=list(runs), queue=False, api_visibility="private")
+    stop.click(
+        lambda: ["Stopped.", *buttons_when(busy=False)], None, [status, *buttons],
+        cancels=list(runs), queue=False, api_visibility="private",
+    )  # fmt: skip
     built = MediaTab(
         modality, tab, media, mode, question, questions, describe, ask, beams, length, answer, status,
         runs, result,

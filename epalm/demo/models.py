@@ -24,6 +24,9 @@ from epalm.serving import Scheduler
 
 Progress = Callable[[str], None]
 
+NOUNS = {"image": "Image", "video": "Video", "audio": "Sound"}
+DOES = {"caption": "captions", "qa": "questions"}
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -34,7 +37,7 @@ class Offer:
         configs: of its adapters, by name.
         licence: the licences of its parts.
         download: what choosing it fetches.
-        right: how often it is right, as measured.
+        right: how often it is right, as its authors report; "" where its adapters say it themselves.
     """
 
     name: str
@@ -51,6 +54,17 @@ class Offer:
     def tasks(self, modality: Modality) -> dict[str, AdapterConfig]:
         """The adapters for a modality: "caption", "qa" or both."""
         return {c.task.name: c for c in self.configs.values() if c.task.modality == modality}
+
+    def measured(self) -> list[tuple[str, str, str]]:
+        """(what an adapter does, what it learned from, how often it is right) of each."""
+        return [
+            (
+                f"{NOUNS[config.task.modality]} {DOES[config.task.name]}",
+                learned(config.description) or self.title,
+                measured(config.metrics) or self.right or "not measured",
+            )
+            for config in self.configs.values()
+        ]
 
     @property
     def trained(self) -> int:
@@ -82,12 +96,13 @@ def described(name: str, configs: dict[str, AdapterConfig], licence: str) -> Off
     starter = name == "starter"
     title = "Starter" if starter else next(iter(configs.values())).description or name
     download = f"{megabytes(list(configs.values()))} once" if starter else ""
-    rights = [
-        f"{c.task.modality} {c.task.name}: {right}"
-        for c in configs.values()
-        if (right := measured(c.metrics))
-    ]
-    return Offer(name, title, configs, licence, download, "; ".join(rights))
+    return Offer(name, title, configs, licence, download, "")
+
+
+def learned(description: str) -> str:
+    """What an adapter learned from, of its description."""
+    before, found, after = description.partition("Learned from ")
+    return after if found else before
 
 
 def measured(metrics: dict[str, float]) -> str:
@@ -175,8 +190,8 @@ class Models:
 
     def offer(self, name: str | None) -> Offer:
         """The offer of this name, or the default; Refusal says what there is instead."""
-        name = name or self.default
-        if name not in self.offers:
+        name = self.default if name is None or name == "" else name
+        if not isinstance(name, str) or name not in self.offers:
             raise Refusal(
                 "bad-model", f"There is no model '{name}' here; there are: {', '.join(self.offers)}."
             )

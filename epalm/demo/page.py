@@ -8,6 +8,7 @@ import gradio as gr
 
 from epalm.demo import texts
 from epalm.demo.explain_panel import explain_endpoint
+from epalm.demo.guarded import GuardedBlocks
 from epalm.demo.handlers import Handlers
 from epalm.demo.media_tab import MODES, media_tab, questions_of
 from epalm.demo.models import Offer
@@ -16,6 +17,7 @@ from epalm.demo.snippets import snippets
 from epalm.demo.visit import Visit
 from epalm.media.container import Modality
 
+METHOD = EXAMPLES.parent / "method.svg"
 TICK = 0.7  # seconds between looks at how far a model's loading is
 
 
@@ -24,27 +26,30 @@ def page(service: Service) -> gr.Blocks:
     gr.set_static_paths([EXAMPLES])  # served from where they are: a copy would be purged with the uploads
     handlers = Handlers(service)
     models = service.models
-    with gr.Blocks(title="eP-ALM", analytics_enabled=False) as blocks:
+    with GuardedBlocks(title="eP-ALM", analytics_enabled=False) as blocks:
         gr.Markdown(texts.pitch(models.modalities), elem_id="pitch")
         names = [(offer.title, name) for name, offer in models.offers.items()]
         model = gr.Dropdown(
             names, value=models.default, label="Model", visible=len(names) > 1, filterable=len(names) > 8
         )
-        loading = gr.HTML(elem_id="loading", visible=False)
-        with gr.Accordion("About this model", open=False):
-            card = gr.HTML(texts.card(models.offer(None)))
+        loading = gr.HTML(elem_id="loading", visible=False, padding=False)
         again = gr.State(("", 0))
         with gr.Tabs() as chosen:
             tabs = [media_tab(handlers, modality, model, again) for modality in models.modalities]
         Visit(handlers).connect(tabs, chosen, model, again)
         explain_endpoint(handlers, model)
+        with gr.Accordion("About this model", open=False):
+            card = gr.HTML(texts.card(models.offer(None)), padding=False)
+        with gr.Accordion("How it works", open=False):
+            gr.Markdown(texts.HOW)
+            gr.HTML(METHOD.read_text(encoding="utf-8"), elem_id="method", padding=False)
         with gr.Accordion("Use it from a program", open=False):
             gr.Markdown(snippets(models), elem_id="snippets")
-        gr.Markdown(texts.about([texts.TABS[modality].noun for modality in models.modalities]))
+        gr.Markdown(texts.about(models.modalities), elem_classes="note")
         gr.Markdown(
             "eP-ALM · code under the MIT licence · [paper](https://arxiv.org/abs/2303.11403) · "
-            "files that you upload or record stay on the machine that runs this page, for about "
-            f"{minutes(service.kept)}",
+            "what you upload or record stays on the machine that runs this page, for "
+            f"{minutes(service.kept)} at most",
             elem_id="footer",
         )
 

@@ -19,6 +19,7 @@ TITLES = {
     "bad-question": "This question cannot be used",
     "bad-setting": "This setting cannot be used",
     "bad-model": "This model cannot be used",
+    "bad-request": "This request cannot be read",
     "busy": "Too many people are waiting",
     "too-many-requests": "Too many requests",
     "out-of-memory": "The memory is full",

@@ -23,10 +23,11 @@ from epalm.cli.terminal import REFUSED, quiet_libraries, say
 from epalm.demo import logs, options, uploads
 from epalm.demo.flow import Flow
 from epalm.demo.gpu import GPU
+from epalm.demo.guarded import ANSWERS
 from epalm.demo.limits import Limits, RateLimit
 from epalm.demo.models import Models, Progress, offer
 from epalm.demo.page import page
-from epalm.demo.service import Service
+from epalm.demo.service import EXAMPLES, Service
 from epalm.demo.theme import CSS, JS, theme
 from epalm.errors import EPALMError
 from epalm.language_model import DTYPES
@@ -38,7 +39,9 @@ POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
     "connect-src 'self' data: blob: ws: wss:; object-src 'none'; base-uri 'self'"
 )
+ICON = EXAMPLES.parent / "icon.svg"
 READERS = 3  # processes that read files
+SESSIONS = 1000  # visits that are remembered; each takes a third of a megabyte
 # Without a password: what watches the service has none, nor has the library when it starts.
 OPEN = ("/health", "/gradio_api/startup-events")
 UPLOADS_PER_REQUEST = 2  # uploads count against a client's rate, but a request may need two
@@ -139,16 +142,20 @@ def launch(
             css=CSS,
             js=JS,
             max_file_size=f"{service.limits.megabytes}mb",
+            state_session_capacity=SESSIONS,
             max_threads=service.flow.most + 20,  # those who wait hold a thread each
             app_kwargs={
                 "routes": routes(service),
+                "exception_handlers": ANSWERS,
                 "middleware": [Middleware(Gate, auth=auth), Middleware(UploadRate, service=service)],
             },
             footer_links=["api"],
+            favicon_path=str(ICON),
             ssr_mode=False,
             share=False,
             quiet=True,
             prevent_thread_lock=True,
+            _frontend=False,  # else a busy machine, where the page takes 3 seconds, ends the server
             **launched,
         )
     except OSError as error:

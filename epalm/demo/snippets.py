@@ -21,9 +21,9 @@ text, took = client.predict(handle_file("PHOTO"), "what is this?", api_name="/as
 
 ```bash
 FILE=$(curl -s -F files=@PHOTO HERE/gradio_api/upload | cut -d'"' -f2)
-ID=$(curl -s HERE/gradio_api/call/caption_MODALITY -H 'Content-Type: application/json' \\
-  -d '{"data": [{"path": "'"$FILE"'", "meta": {"_type": "gradio.FileData"}}, 1, 0, null]}' | cut -d'"' -f4)
-curl -sN HERE/gradio_api/call/caption_MODALITY/$ID
+ID=$(curl -s HERE/gradio_api/call/v2/caption_MODALITY -H 'Content-Type: application/json' \\
+  -d '{"media": {"path": "'"$FILE"'", "meta": {"_type": "gradio.FileData"}}}' | cut -d'"' -f4)
+curl -sN HERE/gradio_api/call/v2/caption_MODALITY/$ID
 ```
 
 **JavaScript** (`npm install @gradio/client`)

@@ -33,7 +33,7 @@ TABS = {
         credits="Cat: Stéfan van der Walt, CC0 · coffee: Rachel Michetti, CC0 · lion: Gradio, Apache 2.0 · "
         "person: NASA, public domain",
         questions=("what is this?", "is this a cat?", "what is happening?"),
-        limit="The person shows a limit: the starter's encoder tells a thousand kinds of things apart, and "
+        limit="The last one shows a limit: the starter's encoder tells a thousand kinds of things apart, and "
         "people are none of them.",
     ),
     "video": Tab(
@@ -45,7 +45,7 @@ TABS = {
         credits="Cat: a photo by Stéfan van der Walt, CC0 · lion and earth: Gradio, Apache 2.0",
         questions=("what is this?", "what happens?", "which way does it move?"),
         limit="The earth shows a limit: the starter sees that something turns, but its encoder was never "
-        "shown a planet. Cat and lion are photos that the camera moves over, as in most of its training.",
+        "shown a planet.",
     ),
     "audio": Tab(
         name="Audio",
@@ -56,7 +56,7 @@ TABS = {
         credits="Drums: Snapper4298, CC0 · saxophone: Gradio, Apache 2.0 · voice: Marco "
         "Menardi and Paola Dal Zot, [voip.ammdomus.it](http://www.voip.ammdomus.it), CC BY-SA 3.0",
         questions=("what do you hear?", "which instrument is this?", "who is speaking?"),
-        limit="The saxophone shows a limit: the starter often takes an instrument for another of its kind.",
+        limit="The saxophone shows a limit: instruments of one kind are often mixed up.",
     ),
 }
 
@@ -69,10 +69,15 @@ def listed(words: Sequence[str]) -> str:
 def pitch(modalities: Sequence[str]) -> str:
     """The page's first lines."""
     does = listed([TABS[modality].pitch for modality in modalities])
-    return (
-        f"# eP-ALM\nA language model that was only ever trained on text {does}, "
-        "through one linear connection and one soft prompt."
-    )
+    return f"# eP-ALM\nA language model that was trained on text alone {does}."
+
+
+HOW = (
+    "Both networks are **frozen**: an encoder that perceives, and a language model that was trained on text "
+    "alone. What the encoder makes of a file, layer by layer, goes through **one linear connection** and "
+    "becomes a single row in front of the text, which the layers of the language model read. That connection "
+    "and a soft prompt are all that is trained. [The paper](https://arxiv.org/abs/2303.11403)"
+)
 
 
 def card(offer: Offer) -> str:
@@ -80,41 +85,59 @@ def card(offer: Offer) -> str:
     backbones = [config.lm.id for config in offer.configs.values()][:1]
     backbones += [config.encoder.id for config in offer.configs.values()]
     names = list(dict.fromkeys(backbone.split("/")[-1] for backbone in backbones))
-    learned = list(
-        dict.fromkeys(config.description for config in offer.configs.values() if config.description)
-    )
     facts = {
         "Model": f"{listed(names)}, frozen; {offer.trained / 1e6:.1f} million numbers trained",
-        "Trained on": "; ".join(learned) or offer.title,
-        "How often right": offer.right or "not measured",
-        "Download": offer.download or "none",
+        "Download": offer.download,
         "Licence": offer.licence,
     }
     rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items() if value)
-    return f"<dl class='card'>{rows}</dl>"
-
-
-def meter(confidence: float | None) -> str:
-    """How sure the model is of its answer, from guessing to sure, as HTML; nothing if it was not measured."""
-    if confidence is None:
-        return ""
-    percent = round(100 * confidence)
-    values = f"aria-valuenow='{percent}' aria-valuemin='0' aria-valuemax='100'"
-    says = f"Of answers as probable as this one, {percent} % were right about files that the model never saw."
+    tasks = "".join(
+        "<tr>"
+        + "".join(f"<{tag}>{escape(text)}</{tag.split()[0]}>" for tag, text in zip(CELLS, row, strict=True))
+        + "</tr>"
+        for row in offer.measured()
+    )
+    head = "".join(f"<th scope='col'>{title}</th>" for title in ("", "Learned from", "How often right"))
     return (
-        f"<div class='meter'><span>guessing</span><div role='meter' aria-label='How sure' {values}>"
-        f"<i style='width:{percent}%'></i></div><span>sure</span><p>{says}</p></div>"
+        f"<div class='card'><dl>{rows}</dl>"
+        f"<div class='wide' tabindex='0' role='region' aria-label='What it learned from'>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{tasks}</tbody></table></div></div>"
     )
 
 
-def about(nouns: Sequence[str]) -> str:
-    """What the models are not."""
+CELLS = ("th scope='row'", "td", "td")
+SURE = (
+    (0.8, "Sure"),
+    (0.55, "Rather sure"),
+    (0.3, "Unsure"),
+    (0.0, "Guessing"),
+)  # from a share of right answers on
+
+
+def meter(confidence: float | None, noun: str) -> str:
+    """How sure the model is of an answer, from guessing to sure, as HTML, or that it is not known."""
+    if confidence is None:
+        return f"<p class='meter'>How sure it is of answers about {noun}s has not been measured.</p>"
+    percent = round(100 * confidence)
+    word = next(word for least, word in SURE if confidence >= least)
+    values = f"aria-valuenow='{percent}' aria-valuemin='0' aria-valuemax='100' aria-valuetext='{word}'"
+    return (
+        f"<div class='meter'><span>guessing</span><div role='meter' aria-label='How sure' {values}>"
+        f"<i style='width:{percent}%'></i></div><span>sure</span><p><b>{word}.</b> Of answers as "
+        f"probable as this one, {percent} % were right, on files that it never saw.</p></div>"
+    )
+
+
+def about(modalities: Sequence[str]) -> str:
+    """What the models are not, and whose the examples are."""
+    nouns = [TABS[modality].noun for modality in modalities]
+    credits = " · ".join(TABS[modality].credits for modality in modalities)
     speech = ", and it does not understand speech" if "sound" in nouns else ""
     things = listed([f"{noun}s" for noun in nouns])
     return (
         f"**What it is not:** reliable. It names the main thing in some {things} "
         f"and is often wrong; it does not read text or recognise people{speech}. "
-        "Do not rely on it where a mistake matters."
+        f"Do not rely on it where a mistake matters.\n\n**The examples:** {credits}"
     )
 
 

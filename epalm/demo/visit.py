@@ -20,6 +20,9 @@ DOWNLOAD = """text => {
     URL.revokeObjectURL(link.href);
 }"""
 
+EMPTY = "What you ask appears here, to be asked again or downloaded."
+CHOOSE = "Choose an answer to see it and ask it again."
+
 
 class Visit:
     """The panel, and what it does once it is connected to the tabs."""
@@ -28,9 +31,10 @@ class Visit:
         self.handlers = handlers
         self.entries = gr.State([], time_to_live=handlers.service.kept)
         with gr.Accordion("This visit", open=False, elem_id="visit"):
-            self.empty = gr.Markdown("What you ask appears here, to be asked again or downloaded.")
+            self.hint = gr.Markdown(EMPTY, elem_classes="note")
             self.gallery = gr.Gallery(
-                label="Answers of this visit; choose one to see and ask it again",
+                label="Answers of this visit",
+                show_label=False,
                 columns=5,
                 allow_preview=False,
                 buttons=[],
@@ -38,7 +42,7 @@ class Visit:
                 visible=False,
                 elem_classes="history",
             )
-            with gr.Row():
+            with gr.Row(visible=False) as self.actions:
                 as_json = gr.Button("Download as JSON", size="sm", min_width=140)
                 as_csv = gr.Button("Download as CSV", size="sm", min_width=140)
                 delete = gr.Button("Delete my files and answers", size="sm", variant="stop", min_width=140)
@@ -65,7 +69,7 @@ class Visit:
             run.success(
                 add,
                 [self.entries, tab.result],
-                [self.entries, self.gallery, self.empty],
+                [self.entries, self.gallery, self.hint, self.actions],
                 show_progress="hidden",
                 api_visibility="private",
                 concurrency_id="preview",
@@ -74,7 +78,9 @@ class Visit:
 
     def _shown(self, entries: list[history.Entry]) -> tuple[Any, ...]:
         pictures = [(item["thumbnail"], history.title(item)) for item in entries]
-        return entries, gr.update(value=pictures, visible=bool(entries)), gr.update(visible=not entries)
+        some = bool(entries)
+        says = CHOOSE if some else EMPTY
+        return entries, gr.update(value=pictures, visible=some), says, gr.update(visible=some)
 
     def connect(self, tabs: Sequence[MediaTab], chosen: gr.Tabs, model: gr.Dropdown, again: gr.State) -> None:
         """Collect the answers of all tabs; let a click ask one again in its tab, and a button delete all."""
@@ -110,7 +116,7 @@ class Visit:
         self.delete.click(
             delete,
             None,
-            [self.entries, self.gallery, self.empty, self.status, *cleared],
+            [self.entries, self.gallery, self.hint, self.actions, self.status, *cleared],
             queue=False,
             api_name="delete_uploads",
             api_visibility="private",

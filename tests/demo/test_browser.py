@@ -96,9 +96,28 @@ def test_an_example_is_chosen_with_one_click_and_its_answer_says_how_sure_it_is(
     visitor = visit()
     visitor.page.get_by_role("button", name="Example: cat").click()
     visitor.page.get_by_label("Remove Image").wait_for()
-    visitor.button("Describe it").click()
     assert visitor.answer()
     assert visitor.page.get_by_role("meter", name="How sure").get_attribute("aria-valuenow") == "73"
+
+
+def test_where_it_was_not_measured_the_page_says_so_instead_of_how_sure_it_is(visit, files):
+    visitor = visit()
+    visitor.tab("Audio")
+    visitor.give(files["Audio"])
+    visitor.button("Describe it").click()
+    assert visitor.answer()
+    visitor.page.get_by_text("How sure it is of answers about sounds has not been measured.").wait_for()
+    assert visitor.page.get_by_role("meter").count() == 0
+
+
+def test_an_example_waits_for_the_question_that_is_to_be_asked_about_it(visit):
+    visitor = visit()
+    visitor.page.locator("label:visible", has_text="Question").first.click()
+    visitor.page.get_by_role("button", name="Example: cat").click()
+    visitor.page.get_by_label("Remove Image").wait_for()
+    visitor.page.wait_for_timeout(ANIMATION)
+    assert visitor.page.get_by_test_id("toast-body").count() == 0
+    expect(visitor.button("Ask")).to_be_enabled()
 
 
 def test_stop_ends_a_long_answer(visit, site, files, monkeypatch):
@@ -106,7 +125,9 @@ def test_stop_ends_a_long_answer(visit, site, files, monkeypatch):
     monkeypatch.setattr(RunningBatch, "step", lambda batch: (time.sleep(1), step(batch)))
     visitor = visit()
     visitor.give(files["Image"])
+    expect(visitor.button("Stop")).to_be_disabled()  # there is nothing to stop
     visitor.button("Describe it").click()
+    expect(visitor.button("Describe it")).to_be_disabled()
     visitor.page.wait_for_function("document.querySelector('.answer textarea').value.length > 3")
     visitor.button("Stop").click()
     visitor.page.locator(".block.status:visible", has_text="Stopped.").wait_for()
@@ -237,6 +258,10 @@ def test_the_page_fits_a_phone(visit, files):
         visitor.give(path)
         visitor.page.wait_for_timeout(ANIMATION)
         assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
+    for panel in ("This visit", "About this model", "How it works", "Use it from a program"):
+        visitor.panel(panel)
+    visitor.page.wait_for_timeout(ANIMATION)
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
     assert visitor.violations() == []
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import gradio as gr
 import httpx
 import pytest
 from gradio_client import Client, handle_file
@@ -23,7 +24,7 @@ from epalm.demo.limits import RateLimit
 from epalm.demo.models import Models
 from epalm.demo.page import page
 from epalm.demo.server import close, launch
-from epalm.demo.service import Service
+from epalm.demo.service import EXAMPLES, Service
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +37,12 @@ def service(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture(scope="module")
-def url(service: Service) -> Iterator[str]:
-    blocks = page(service)
+def blocks(service: Service) -> gr.Blocks:
+    return page(service)
+
+
+@pytest.fixture(scope="module")
+def url(service: Service, blocks: gr.Blocks) -> Iterator[str]:
     yield launch(blocks, "127.0.0.1", None, service, auth="ann:secret")
     blocks.close(verbose=False)
 
@@ -47,6 +52,8 @@ def client(url: str) -> Client:
     return Client(url, verbose=False, headers=KEY)
 
 
+FILE: dict = {"meta": {"_type": "gradio.FileData"}}  # Gradio itself reads what is marked so
+EXAMPLE = FILE | {"path": str(EXAMPLES / "cat.jpg")}
 KEY = {"Authorization": "Basic YW5uOnNlY3JldA=="}  # ann:secret
 
 
@@ -93,12 +100,34 @@ def test_requests_are_counted_by_outcome_and_logged_without_what_was_sent(
         ([{"path": "/etc/passwd"}, "what?", 1, 0, None], "no-file"),
         ([{"path": "http://127.0.0.1/x.png"}, "what?", 1, 0, None], "no-file"),
         ([{"path": "\0"}, "what?", 1, 0, None], "no-file"),
+        ([FILE | {"path": "/etc/passwd"}, "what?", 1, 0, None], "bad-request"),
+        ([FILE | {"path": "https://example.org/x.png"}, "what?", 1, 0, None], "no-file"),
+        ([FILE | {"path": 7}, "what?", 1, 0, None], "bad-request"),
+        ([EXAMPLE], "bad-request"),
+        ([], "bad-request"),
+        ([EXAMPLE, "what?", 1, 0, {"__type__": "update"}], "bad-model"),
+        ([EXAMPLE, "what?", 1, 0, ["tiny"]], "bad-model"),
     ],
 )
 def test_what_no_page_would_send_gets_a_code(url, data, code):
     endpoint = f"{url}gradio_api/call/ask_image"
     event = httpx.post(endpoint, json={"data": data}, headers=KEY).json()["event_id"]
     assert f"[{code}]" in httpx.get(f"{endpoint}/{event}", timeout=60, headers=KEY).text
+
+
+@pytest.mark.parametrize("path", ["call/nothing", "call/v2/nothing", "run/nothing"])
+def test_a_call_of_what_is_no_endpoint_is_told_so(url, path):
+    answer = httpx.post(f"{url}gradio_api/{path}", json={"data": []}, headers=KEY)
+    assert answer.status_code == 404 and answer.json()["code"] == "bad-request"
+
+
+def test_a_single_call_is_forgotten_when_it_is_over(url, blocks):
+    """Gradio keeps a third of a megabyte for each session; a call without one can never come back."""
+    endpoint = f"{url}gradio_api/call/caption_image"
+    for data in ([EXAMPLE, 1, 0, None], [EXAMPLE, 99, 0, None], []):
+        event = httpx.post(endpoint, json={"data": data}, headers=KEY).json()["event_id"]
+        httpx.get(f"{endpoint}/{event}", timeout=60, headers=KEY)
+        assert event not in blocks.state_holder.session_data
 
 
 def test_an_unknown_model_is_refused_by_name(client, tmp_path, picture):
