@@ -46,7 +46,8 @@ def clip_rows(model: EPALM, public: Path, opener: Opener, stills: Opener) -> tup
         captions += texts
         near = nearest_photos(features[SEEN], stills, name, train, test)
         if name == "class":
-            rows += naming_rows("clips of them: caption", texts, test, features[PROBABILITIES], near)
+            title = "clips of photos, one a class: caption"
+            rows += naming_rows(title, texts, test, features[PROBABILITIES], near)
         else:
             people = [photo.captions for photo in test]
             rows.append(
