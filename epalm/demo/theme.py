@@ -85,6 +85,7 @@ JS = """() => {
         all('.block.status:not([role])', part => part.setAttribute('role', 'status'));
         all('#snippets code', code => {
             const text = code.textContent;
+            if (here === location.origin) return;  // writing the same would call this again, for ever
             if (text.includes(here)) code.textContent = text.replaceAll(here, location.origin);
         });
     };
