@@ -45,6 +45,7 @@ p.meter { display: block; color: var(--body-text-color-subdued); }
 .failed { font-weight: 600; }
 /* A wide film, table or program would widen the page of a phone. */
 .film, .frames, .history, .card, .explanation, #snippets { contain: inline-size; }
+#snippets .token { color: inherit; background: none; }  /* the library's colours are too faint */
 #snippets table { display: block; overflow-x: auto; }
 .film video { max-height: 300px; }
 /* All but the last button, which clears: trimming would fetch FFmpeg from another server. */
