@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.decoding import STARTER
 from benchmarks.models import OPT, Injected, Size, random_opt, random_smollm2
 from benchmarks.timing import Row, Table, bandwidth, matmul_rate, paired
-from epalm.cpu import pack, quantise
+from epalm.cpu import FrozenLinear, pack, quantise
 
 NEW = 30
 ROWS = (1, 3, 12, 48)
@@ -57,6 +57,7 @@ def layouts(table: Table) -> None:
         }
         pack(forms["packed"])
         for layer in forms["packed"]:
+            assert isinstance(layer, FrozenLinear)
             layer.row_product = None  # what `transposed` measures
         quantise(forms["int8"])
         weights = [layer.weight.detach().T.contiguous() for layer in layers]
