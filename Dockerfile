@@ -27,6 +27,7 @@ COPY app.py LICENSE ./
 COPY epalm epalm
 COPY assets/starter assets/starter
 COPY assets/examples assets/examples
+COPY assets/method.svg assets/method.svg
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     OMP_WAIT_POLICY=PASSIVE \

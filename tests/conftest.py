@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from accelerate.state import AcceleratorState
 from transformers import (
     ASTConfig,
     ASTModel,
@@ -47,6 +48,13 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     if report.skipped and os.environ.get("CI") and isinstance(report.longrepr, tuple):
         report.outcome, report.longrepr = "failed", f"No test may be skipped in CI. {report.longrepr[2]}"
     return report
+
+
+@pytest.fixture(autouse=True)
+def forgotten_precision() -> Generator[None]:
+    """accelerate keeps one precision per process; a test may train in another than the test before it."""
+    yield
+    AcceleratorState._reset_state()
 
 
 def save_lm(family: str, folder: Path) -> Path:
