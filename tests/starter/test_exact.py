@@ -6,7 +6,7 @@ from benchmarks.precision import pictures
 from epalm import EPALM, Request
 from epalm.serving import Scheduler
 
-COUNT, TOGETHER, LONGEST = 200, 25, 8
+COUNT, TOGETHER, LONGEST = 200, 25, 5
 QUESTION = "what is in the picture?"
 
 
