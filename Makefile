@@ -50,7 +50,7 @@ benchmark: .venv/installed
 
 TOPICS := decoding limit training files start serving
 bench: .venv/installed
-	$(PIP) install --quiet --group bench --editable ".[train]"
+	$(PIP) install --quiet --editable ".[train]"
 	for topic in $(TOPICS); do $(PY) -m benchmarks.$$topic || exit 1; done
 	$(PY) -m benchmarks.report
 

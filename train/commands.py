@@ -60,6 +60,14 @@ def add_against(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_showing(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the commands that compare runs in a table and a figure."""
+    parser.add_argument("--no-run", action="store_true", help="only show finished runs")
+    parser.add_argument(
+        "--readme", type=Path, metavar="FILE", help="also put table and figure into this file"
+    )
+
+
 def add_prepare(commands: Any) -> None:
     parser = commands.add_parser(
         "prepare",
@@ -187,10 +195,7 @@ def add_study(commands: Any) -> None:
     )
     parser.add_argument("study", type=Path, metavar="STUDY", help="the trainings to compare, a YAML file")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (%(default)s)")
-    parser.add_argument("--no-run", action="store_true", help="only show finished runs")
-    parser.add_argument(
-        "--readme", type=Path, metavar="FILE", help="also put table and figure into this file"
-    )
+    add_showing(parser)
     parser.set_defaults(run=study)
 
 
@@ -206,8 +211,7 @@ def add_ablation(commands: Any) -> None:
     )
     parser.add_argument("ablation", type=Path, metavar="ABLATION", help="what to compare, a YAML file")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all")
-    parser.add_argument("--no-run", action="store_true", help="only show the runs that are finished")
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="put both into this file, too")
+    add_showing(parser)
     parser.set_defaults(run=ablation)
 
 
@@ -246,8 +250,8 @@ def add_starter(commands: Any) -> None:
         "--data",
         type=Path,
         metavar="DIR",
-        help="folder with the public sets flickr8k, photos800, esc10, urbansound8k and instruments; what is "
-        "missing is left out",
+        help="folder with the public sets flickr8k, photos800, daquar, esc10, urbansound8k and instruments; "
+        "what is missing is left out",
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all")
     parser.add_argument(
