@@ -28,6 +28,7 @@ COPY epalm epalm
 COPY assets/starter assets/starter
 COPY assets/examples assets/examples
 COPY assets/method.svg assets/method.svg
+COPY assets/icon.svg assets/icon.svg
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     OMP_WAIT_POLICY=PASSIVE \

@@ -158,6 +158,7 @@ def test_the_containers_steps_give_a_server_that_its_own_check_finds_healthy(
     assert subprocess.run(check, env=environ).returncode == 0
     client = Client(f"http://127.0.0.1:{port}", verbose=False)
     assert client.predict(handle_file(picture), api_name="/caption_image")[0]
+    assert httpx.get(f"http://127.0.0.1:{port}/favicon.ico").status_code == 200
     servers[0].kill()
     servers[0].wait()
     assert subprocess.run(check, env=environ, stderr=subprocess.DEVNULL).returncode == 1
