@@ -31,7 +31,6 @@ COPY assets/method.svg assets/method.svg
 COPY assets/icon.svg assets/icon.svg
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    OMP_WAIT_POLICY=PASSIVE \
     EPALM_CACHE=/opt/epalm \
     HF_HOME=/opt/epalm/hub \
     EPALM_HOST=0.0.0.0 \

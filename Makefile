@@ -11,8 +11,6 @@
 # start installs nothing.
 
 PYTHON ?= python3
-# Threads that wait by spinning slow everything down many times where something else is running.
-export OMP_WAIT_POLICY ?= PASSIVE
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 RUFF := $(PY) -m ruff

@@ -18,7 +18,11 @@ The endpoints of the other tabs are /caption_video, /ask_video, /caption_audio a
 
 import sys
 
-from epalm.demo.server import main
+from epalm.startup import importing, settle_waiting
 
 if __name__ == "__main__":
+    settle_waiting()
+    with importing():
+        from epalm.demo.server import main
+
     sys.exit(main(description=__doc__))

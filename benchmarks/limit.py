@@ -53,12 +53,14 @@ def layouts(table: Table) -> None:
     for wide, narrow in ((768, 3072), (3072, 768), (768, 768)):
         layers = [torch.nn.Linear(wide, narrow) for _ in range(20)]
         forms = {
-            kind: torch.nn.Sequential(*(copy_of(layer) for layer in layers)) for kind in ("packed", "int8")
+            kind: torch.nn.Sequential(*(copy_of(layer) for layer in layers))
+            for kind in ("packed", "in parts", "int8")
         }
         pack(forms["packed"])
+        pack(forms["in parts"])
         for layer in forms["packed"]:
             assert isinstance(layer, FrozenLinear)
-            layer.row_product = None  # what `transposed` measures
+            layer.row_product = None
         quantise(forms["int8"])
         weights = [layer.weight.detach().T.contiguous() for layer in layers]
         with torch.inference_mode():
@@ -66,7 +68,8 @@ def layouts(table: Table) -> None:
                 x = torch.randn(rows, wide)
                 runs: dict[str, Callable[[], Any]] = {"row-major": partial(through, layers, x)}
                 runs["transposed"] = partial(transposed, weights, layers, x)
-                runs |= {kind: partial(through, form, x) for kind, form in forms.items()}
+                kinds = [kind for kind in forms if kind != "in parts" or rows == 1]
+                runs |= {kind: partial(through, forms[kind], x) for kind in kinds}
                 for kind, seconds in paired(runs, 9, 2).items():
                     each = [1e6 * s / len(layers) for s in seconds]
                     table.add(Row(f"{wide} to {narrow}, {rows} rows", kind, each, "µs"))

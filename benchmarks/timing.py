@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from epalm.startup import WAITING
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -182,8 +184,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "not set"),
-    }
+    } | {name: os.environ.get(name, "not set") for name in WAITING}
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name()
     return facts

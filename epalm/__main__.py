@@ -2,6 +2,9 @@
 
 import sys
 
+from epalm.startup import settle_waiting
+
+settle_waiting()
 try:
     from epalm.cli.main import main
 

@@ -2,9 +2,9 @@
 
 Decoding reads every weight once per token, for as many rows as there are texts and beams. For two to a few
 dozen rows the library's product with row-major weights reaches a fraction of the memory's speed; oneDNN's
-blocked layout and int8 weights come close to it. For one row, wide layers are fastest with their weights
-transposed (benchmarks/README.md has the numbers). Gradients still flow through the plain weights, which stay
-where they are: mapped from the file, or shared with the embedding.
+blocked layout and int8 weights come close to it. The library multiplies one row on one thread; as a batch of
+parts of the weights, it does so on all (benchmarks/README.md has the numbers). Gradients still flow through
+the plain weights, which stay where they are: mapped from the file, or shared with the embedding.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 Product = Callable[[Tensor], Tensor]
 ROWS = 64  # for which oneDNN lays the weights out; best or close to it for 1 to 200 rows
+PART = 2**16  # weights that are worth a thread of their own
+WIDE = 2  # times as wide as its input: then one row is faster with a copy of the weights, transposed
 
 
 class FrozenLinear(nn.Linear):
@@ -48,7 +50,7 @@ class FrozenLinear(nn.Linear):
         return super().forward(input) if product is None else product(input)
 
     def row_major(self, input: Tensor) -> Tensor:
-        """The product with the plain weights."""
+        """The product with the plain weights, as they are."""
         return super().forward(input)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> FrozenLinear:
@@ -62,7 +64,7 @@ def pack(model: nn.Module) -> None:
 
     Exact up to the order in which products are summed. Layers in float32, and in bfloat16 where the CPU
     computes in it, are packed; others, and those on another device, stay as they are. Those in float32 that
-    are at least as wide as their input are kept in a third layout, for one row.
+    are much wider than their input are kept in a third layout, for one row.
     """
     if getattr(model, "is_packed", False) or not torch.backends.mkldnn.is_available():
         return
@@ -74,8 +76,7 @@ def pack(model: nn.Module) -> None:
         if layer.product is None and layer.weight.dtype in dtypes:
             layer.product = _packed(layer)
             if layer.weight.dtype == torch.float32:
-                wide = layer.out_features >= layer.in_features
-                layer.row_product = _transposed(layer) if wide else layer.row_major
+                layer.row_product = _in_parts(layer)
 
 
 def pack_for_training(model: nn.Module) -> None:
@@ -139,12 +140,23 @@ def _packed(layer: nn.Linear, transposed: bool = False) -> Product:
 
 
 @torch.no_grad()
-def _transposed(layer: nn.Linear) -> Product:
-    weight = layer.weight.detach().T.contiguous()
-    if layer.bias is None:
-        return lambda row: row @ weight
-    bias = layer.bias.detach()
-    return lambda row: torch.addmm(bias, row.view(1, -1), weight).view(*row.shape[:-1], -1)
+def _in_parts(layer: FrozenLinear) -> Product:
+    """The product of one row, as a batch of products that share the threads."""
+    most = min(torch.get_num_threads(), max(1, layer.weight.numel() // PART))
+    parts = next(n for n in range(most, 0, -1) if layer.out_features % n == 0)
+    weight = layer.weight.detach().view(parts, -1, layer.in_features).transpose(1, 2)
+    if layer.out_features >= WIDE * layer.in_features:
+        weight = weight.contiguous()
+    elif parts == 1:
+        return layer.row_major
+    bias = None if layer.bias is None else layer.bias.detach().view(parts, 1, -1)
+
+    def product(row: Tensor) -> Tensor:
+        rows = row.view(1, 1, -1).expand(parts, 1, -1)
+        out = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias, rows, weight)
+        return out.view(*row.shape[:-1], -1)
+
+    return product
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from typing import Any
 
 from epalm.cli.options import DTYPES, add_model_options, add_search_options, device, positive
 from epalm.cli.terminal import INTERRUPTED, OK, REFUSED, quiet_libraries, say, sentence
+from epalm.startup import importing
 
 PROGRAM = "epalm" if Path(sys.argv[0]).stem == "epalm" else "python -m epalm"
 
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def command_at(place: str) -> Callable[[argparse.Namespace], int]:
     """The function "module:name" of this package, imported now: most commands bring PyTorch."""
     module, name = place.split(":")
-    return getattr(import_module(f"epalm.cli.{module}"), name)
+    with importing():
+        return getattr(import_module(f"epalm.cli.{module}"), name)
 
 
 class Version(argparse.Action):
