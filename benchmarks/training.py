@@ -1,11 +1,12 @@
 """Training steps: `fit` on cached features beside its plain pass and beside a plain loop.
 
     python -m benchmarks.training                  # writes benchmarks/results/training.json
-    python -m benchmarks.training --batches 8 --rounds 1 --lm opt-tiny
+    python -m benchmarks.training --batches 8 --rounds 1 --lms opt-tiny
 
 All take the same step of the same texts: forward and backward pass, clipping, AdamW. *plain loop* does
-what first comes to mind: it encodes the pictures in every step and computes all logits of one padded batch.
-*plain pass* trains on cached features, with logits from the first answer on. *fit* is what `train.fit` does.
+what first comes to mind: it encodes the pictures in every step (with the starter's encoder; with ViT-B/16 for
+an OPT, as in the paper) and computes all logits of one padded batch. *plain pass* trains on cached features,
+with logits from the first answer on. *fit* is what `train.fit` does.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import timm
 import torch
 from torch import Tensor
 
-from benchmarks.models import OPT, random_opt, random_smollm2
+from benchmarks.models import OPT, random_opt, random_smollm2, random_vit
 from benchmarks.timing import RESULTS, Table, compare, paired
 from epalm.adapted import AdaptedLM
 from epalm.adapter import Adapter
@@ -42,12 +43,18 @@ from train.settings import Optim
 
 INPUT = [504, 3159, 2744]  # the words in front of a caption, "The picture shows"
 ANSWERS = (4, 14)  # tokens of a caption, from and to
-SIDE = 260  # pixels of the starter's pictures
-WIDTH, TOKENS, PROMPT = 1280, 5, 14
+TOKENS, PROMPT = 5, 14
 
 
-def model_of(lm_name: str) -> AdaptedLM:
-    """A random LM with a new adapter of the starter's shape."""
+def encoder_of(lm_name: str) -> tuple[TimmImageEncoder, int, int]:
+    """An encoder with random weights, the width of its features, and the side of its pictures in pixels."""
+    if lm_name == "starter":
+        return TimmImageEncoder(timm.create_model("tf_efficientnet_lite2", pretrained=False)), 1280, 260
+    return random_vit(), 768, 224
+
+
+def model_of(lm_name: str, features: int) -> AdaptedLM:
+    """A random LM with a new adapter of the starter's shape, for features of this width."""
     lm = random_smollm2() if lm_name == "starter" else random_opt(lm_name)
     lm.set_attn_implementation("eager")
     injected = InjectedLM(lm)
@@ -58,7 +65,7 @@ def model_of(lm_name: str) -> AdaptedLM:
     adapter = Adapter(
         AdapterConfig(
             lm=LMConfig(lm_name, width, embed, layers, lm.config.model_type),
-            encoder=EncoderConfig("random", (-1,) * TOKENS, (WIDTH,) * TOKENS),
+            encoder=EncoderConfig("random", (-1,) * TOKENS, (features,) * TOKENS),
             injection=InjectionConfig(start, layers),
             prompt=PromptConfig(PROMPT, mlp=False),
             task=TaskConfig("caption", "image", "The picture shows"),
@@ -69,7 +76,7 @@ def model_of(lm_name: str) -> AdaptedLM:
     return AdaptedLM(injected, adapter, None)
 
 
-def batch_of(size: int, vocabulary: int) -> Batch:
+def batch_of(size: int, vocabulary: int, width: int) -> Batch:
     rng = random.Random(0)
     texts = [
         (
@@ -78,16 +85,17 @@ def batch_of(size: int, vocabulary: int) -> Batch:
         )
         for _ in range(size)
     ]
-    features = torch.randn(size, WIDTH)
+    features = torch.randn(size, width)
     return Batch([features] * TOKENS, *pad_pairs(texts, pad_id=0))
 
 
-def variants(plain: AdaptedLM, packed: AdaptedLM, size: int) -> dict[str, Callable[[], None]]:
+def variants(
+    plain: AdaptedLM, packed: AdaptedLM, encoder: TimmImageEncoder, width: int, side: int, size: int
+) -> dict[str, Callable[[], None]]:
     """A training step of each kind; `packed` is for `fit`, which lays out the LM's weights on a CPU."""
-    batch = batch_of(size, plain.lm.config.vocab_size)
+    batch = batch_of(size, plain.lm.config.vocab_size, width)
     regime = Corrected(Optim(1, size, 1e-3, 1e-3), "caption")
-    encoder = TimmImageEncoder(timm.create_model("tf_efficientnet_lite2", pretrained=False))
-    pictures = torch.randn(size, 3, SIDE, SIDE)
+    pictures = torch.randn(size, 3, side, side)
 
     def finisher(model: AdaptedLM) -> Callable[[], None]:
         optimizer = make_optimizer(model.adapter, regime.groups(model.adapter))
@@ -129,18 +137,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--lm", default="starter", choices=["starter", *OPT], help="%(default)s")
-    parser.add_argument("--batches", nargs="+", type=int, default=[16, 40])
+    parser.add_argument("--lms", nargs="+", default=["starter", "opt-125m"], choices=["starter", *OPT])
+    parser.add_argument("--batches", nargs="+", type=int, default=[16])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args()
-    table = Table("training", f"Training steps, random weights of the size of {arguments.lm}")
-    plain, packed = model_of(arguments.lm), model_of(arguments.lm)
-    pack_for_training(packed.lm.base)
-    for size in arguments.batches:
-        samples = paired(variants(plain, packed, size), arguments.rounds, seconds=40)
-        compare(table, f"{arguments.lm}, batch {size}", samples, "plain pass")
-        table.notes.append(f"batch {size}: captions of {ANSWERS[0]} to {ANSWERS[1]} tokens")
+    table = Table("training", "Training steps, random weights")
+    for lm in arguments.lms:
+        encoder, width, side = encoder_of(lm)
+        plain, packed = model_of(lm, width), model_of(lm, width)
+        pack_for_training(packed.lm.base)
+        for size in arguments.batches:
+            steps = variants(plain, packed, encoder, width, side, size)
+            compare(table, f"{lm}, batch {size}", paired(steps, arguments.rounds, seconds=40), "plain loop")
+    table.notes.append(f"captions of {ANSWERS[0]} to {ANSWERS[1]} tokens")
     table.save(arguments.out)
 
 
