@@ -119,7 +119,7 @@ def starter(table: Table, seconds: float) -> None:
             runs: dict[str, Callable[[], Any]] = {"prefix decoding": other}
             for kind in ("float32", "int8"):
                 runs[kind] = partial(models[kind].decode, batch, beams, NEW)
-            if batch <= 4:
+            if batch == 1:
                 plain = partial(models["plain"].decode, batch, beams, NEW, False, logits_to_keep=0)
                 runs = {"plain loop": plain} | runs
             samples = paired(runs, 5, seconds, warm=int(batch == 1))
@@ -133,14 +133,14 @@ def starter(table: Table, seconds: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decoding")
-    parser.add_argument("--large", action="store_true", help="64 texts at a time, too: minutes on two cores")
+    parser.add_argument("--large", action="store_true", help="64 texts at a time and OPT-350m, too: minutes")
     arguments = parser.parse_args()
     table = Table("decoding", "Decoding")
     opt(table, "opt-125m", (1, 4), plain_up_to=4, seconds=6)
     opt(table, "opt-125m", (16,), plain_up_to=0, seconds=1)
     if arguments.large:
         opt(table, "opt-125m", (64,), plain_up_to=0, seconds=1)
-    opt(table, "opt-350m", (1,), plain_up_to=0, seconds=1)
+        opt(table, "opt-350m", (1,), plain_up_to=0, seconds=1)
     starter(table, 3)
     per_token(table, "opt-125m", lambda: random_opt("opt-125m"), OPT["opt-125m"])
     per_token(table, "SmolLM2-135M", random_smollm2, STARTER)
