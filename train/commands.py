@@ -286,6 +286,12 @@ def add_starter_report(commands: Any) -> None:
     )
     parser.add_argument("--work", type=Path, default=Path("runs/starter"), help="folder for features")
     parser.add_argument("--readme", type=Path, metavar="FILE", help="write the tables here instead")
+    parser.add_argument(
+        "--layers",
+        type=Path,
+        metavar="PAGE",
+        help="measure which of the LM's layers read what is seen, and nothing else, and write it into PAGE",
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all")
     parser.set_defaults(run=starter_report)
 

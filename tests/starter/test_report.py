@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from epalm import EPALM
 from tests.helpers.trainings import run
 from train.data.manifest import Item
 from train.starter.naming import named, named_or_kind, names
@@ -14,8 +15,9 @@ from train.starter.pictures.questions import classifier_classes
 from train.starter.report import images, sounds
 from train.starter.report.baselines import nearest, probe, usual_answers
 from train.starter.report.dictionary import dictionary_lines, invented, words_of
-from train.starter.report.features import PART, Opener
+from train.starter.report.features import PART, Opener, tokens
 from train.starter.report.images import another, cider, naming_rows, nearest_answers
+from train.starter.report.layers import kept_tokens
 from train.starter.report.table import SHOWN, Row, Said, lines_of
 from train.starter.sounds.kinds import Sound
 
@@ -192,7 +194,41 @@ def test_a_medium_may_be_made_instead_of_opened(tmp_path):
     assert made[0][:, 0].tolist() == [0, 10]
 
 
+# Layers
+
+
+def test_tokens_are_taken_away_one_by_one_and_from_both_ends():
+    assert kept_tokens(["4–9", "10–15", "16–21"]) == {
+        "everything": [0, 1, 2],
+        "nothing": [],
+        "4–9 alone": [0],
+        "10–15 alone": [1],
+        "16–21 alone": [2],
+        "up to 15": [0, 1],
+        "from 10 on": [1, 2],
+    }
+
+
+def test_a_token_that_is_taken_away_is_that_of_the_mean_feature():
+    model = EPALM.from_pretrained("starter", device="cpu")
+    encoder = model.encoders["starter/efficientnet-lite2"]
+    features = [torch.rand(3, width) for width in encoder.widths]
+    whole = tokens(model, "image-caption", features, [2, 0])
+    part = tokens(model, "image-caption", features, [2, 0], kept=[1])
+    means = model.adapted["image-caption"].adapter.mean_features
+    for j, (own, left) in enumerate(zip(whole, part, strict=True)):
+        assert torch.equal(left, own if j == 1 else means[j].float().expand_as(own))
+
+
 # The command
+
+
+def test_layers_are_measured_on_photos_of_classes(tmp_path, capsys):
+    page, folder = tmp_path / "page.md", tmp_path / "sets"
+    folder.mkdir()
+    given = ("--data", folder, "--work", tmp_path, "--layers", page)
+    assert run("starter-report", *given) == 2
+    assert "it needs the folder photos800" in capsys.readouterr().err and not page.exists()
 
 
 def test_a_missing_folder_of_sets_is_told(tmp_path, capsys):

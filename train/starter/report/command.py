@@ -18,6 +18,7 @@ from train.starter.report.clips import clip_rows
 from train.starter.report.dictionary import dictionary_lines, read_dictionary
 from train.starter.report.features import Opener
 from train.starter.report.images import photo_rows, room_rows, scene_rows
+from train.starter.report.layers import layer_lines
 from train.starter.report.sounds import sound_rows
 from train.starter.report.table import Row, lines_of
 
@@ -73,6 +74,10 @@ def run_starter_report(arguments: argparse.Namespace) -> None:
         raise EPALMError(f"There is no folder {public}: give the folder of the public sets with --data DIR.")
     arguments.work.mkdir(parents=True, exist_ok=True)
     model = EPALM.from_pretrained(folder, progress=lambda message: print(message, flush=True))
+    if arguments.layers is not None:
+        write_between(arguments.layers, "layers", layer_lines(model, public, arguments.work))
+        print(f"The tables are in {arguments.layers}.")
+        return
     lines = real_media(model, public, arguments.work)
     readme = arguments.readme or folder / "README.md"
     write_between(readme, "measured", lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,12 +82,30 @@ class Opener:
         return [torch.cat(each) for each in zip(*parts, strict=True)]
 
 
-def tokens(model: EPALM, adapter: str, features: Sequence[Tensor], rows: Sequence[int]) -> list[Tensor]:
-    """What an adapter reads of these rows of all features, (B, D_j) per token in float32."""
+def tokens(
+    model: EPALM,
+    adapter: str,
+    features: Sequence[Tensor],
+    rows: Sequence[int],
+    kept: Collection[int] | None = None,
+) -> list[Tensor]:
+    """What an adapter reads of these rows of all features, (B, D_j) per token in float32.
+
+    Args:
+        kept: tokens that are of these rows; the others get the adapter's mean features. None: all are.
+    """
     config = model.adapted[adapter].adapter.config.encoder
     places = model.encoders[config.id].widths.places(config.feature_layers)
     picked = torch.as_tensor(rows, dtype=torch.long)
-    return [side_by_side([f[picked].float() for f in features], each) for each in places]
+    seen = [side_by_side([f[picked].float() for f in features], each) for each in places]
+    if kept is None:
+        return seen
+    means = model.adapted[adapter].adapter.mean_features
+    assert means is not None  # the starter's adapters have them
+    return [
+        own if j in kept else usual.to(own).expand_as(own)
+        for j, (own, usual) in enumerate(zip(seen, means, strict=True))
+    ]
 
 
 @torch.inference_mode()
@@ -98,18 +116,20 @@ def say(
     rows: Sequence[int],
     questions: Sequence[str | None],
     at_once: int = 50,
+    kept: Collection[int] | None = None,
 ) -> list[str]:
     """What an adapter says of media, as a user's request gets it; texts of similar length together.
 
     Args:
         features: of all media; rows: which of them each question (None: a caption) is about.
+        kept: as in `tokens`.
     """
     adapted, said = model.adapted[adapter], [""] * len(rows)
     inputs = [adapted.text.ids(adapted.text.input(question)) for question in questions]
     order = sorted(range(len(rows)), key=lambda i: len(inputs[i]))
     for start in range(0, len(order), at_once):
         part = order[start : start + at_once]
-        seen = tokens(model, adapter, features, [rows[i] for i in part])
+        seen = tokens(model, adapter, features, [rows[i] for i in part], kept)
         for i, text in zip(part, adapted.answers(seen, [inputs[i] for i in part]), strict=True):
             said[i] = text
         if len(order) > 500:
