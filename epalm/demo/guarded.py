@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 import gradio as gr
 from gradio.route_utils import FnIndexInferError
@@ -17,6 +18,7 @@ UNFIT = (
     "These values do not fit the endpoint: the page and /gradio_api/info say what it takes, "
     "and a file must be uploaded first."
 )
+UPLOADED = "/gradio_api/file="  # in the address of an uploaded file
 FOREIGN = "Files are not fetched from other hosts: upload the file, or send it as a data: URL."
 
 
@@ -25,8 +27,10 @@ class GuardedBlocks(gr.Blocks):
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
         """As Gradio's, which raises what it likes about values that no page would send."""
-        if any(map(elsewhere, files_in(inputs))):
-            raise shown("no-file", FOREIGN)
+        for file in files_in(inputs):
+            name_uploaded(file)
+            if elsewhere(file):
+                raise shown("no-file", FOREIGN)
         try:
             return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
         except gr.Error:
@@ -69,6 +73,17 @@ def files_in(value: Any) -> Iterator[dict[str, Any]]:
             found += value.values()
         elif isinstance(value, list):
             found += value
+
+
+def name_uploaded(file: dict[str, Any]) -> None:
+    """Name an uploaded file by its path where it is named by its address, as tools of MCP do.
+
+    Nothing is fetched, whatever the host; and Gradio refuses paths at which nothing was uploaded.
+    """
+    if elsewhere(file):
+        path = file["path"].partition(UPLOADED)[2]
+        if path:
+            file |= {"path": unquote(path), "url": None}
 
 
 def elsewhere(file: dict[str, Any]) -> bool:

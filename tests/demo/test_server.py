@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import gradio as gr
 import httpx
@@ -102,6 +103,10 @@ def test_requests_are_counted_by_outcome_and_logged_without_what_was_sent(
         ([{"path": "\0"}, "what?", 1, 0, None], "no-file"),
         ([FILE | {"path": "/etc/passwd"}, "what?", 1, 0, None], "bad-request"),
         ([FILE | {"path": "https://example.org/x.png"}, "what?", 1, 0, None], "no-file"),
+        (
+            [FILE | {"path": "https://example.org/gradio_api/file=/etc/passwd"}, "what?", 1, 0, None],
+            "bad-request",
+        ),
         ([FILE | {"path": 7}, "what?", 1, 0, None], "bad-request"),
         ([EXAMPLE], "bad-request"),
         ([], "bad-request"),
@@ -151,24 +156,32 @@ def test_every_endpoint_is_a_tool_of_the_model_context_protocol(picture, service
 
     blocks = page(service)
     url = launch(blocks, "127.0.0.1", None, service, mcp_server=True)
-    where = "data:image/png;base64," + base64.b64encode(Path(picture).read_bytes()).decode()
+    content = Path(picture).read_bytes()
+    with httpx.Client() as client:
+        uploaded = client.post(f"{url}gradio_api/upload", files={"files": ("a b.png", content)}).json()[0]
+    media = [
+        "data:image/png;base64," + base64.b64encode(content).decode(),
+        f"{url}gradio_api/file={uploaded}",
+        f"{url}gradio_api/file={quote(uploaded)}",
+    ]
 
-    async def talk() -> tuple[list[str], str]:
+    async def talk() -> tuple[list[str], list[str]]:
         async with (
             streamablehttp_client(f"{url}gradio_api/mcp/") as (read, write, _),
             ClientSession(read, write) as session,
         ):
             await session.initialize()
             names = sorted(tool.name for tool in (await session.list_tools()).tools)
-            result = await session.call_tool("caption_image", {"media": where})
-            return names, result.content[0].text
+            results = [await session.call_tool("caption_image", {"media": each}) for each in media]
+            return names, [result.content[0].text for result in results]
 
     with ThreadPoolExecutor(1) as elsewhere:  # a browser of other tests has this thread's loop
-        names, text = elsewhere.submit(anyio.run, talk).result()
+        names, texts = elsewhere.submit(anyio.run, talk).result()
     blocks.close(verbose=False)
     assert names == ["ask", "ask_image", "caption", "caption_image", "explain"]
     model = service.models.begin(None).result()
-    assert ast.literal_eval(text)[0] == model.caption(picture)  # and the time it took
+    for text in texts:
+        assert ast.literal_eval(text)[0] == model.caption(picture)  # and the time it took
 
 
 def test_at_the_end_nobody_comes_in_and_no_upload_is_left(tiny_model_dir, tmp_path, monkeypatch, picture):
