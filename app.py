@@ -18,10 +18,9 @@ The endpoints of the other tabs are /caption_video, /ask_video, /caption_audio a
 
 import sys
 
-from epalm.startup import importing, settle_waiting
+from epalm.startup import importing
 
 if __name__ == "__main__":
-    settle_waiting()
     with importing():
         from epalm.demo.server import main
 

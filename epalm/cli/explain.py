@@ -16,7 +16,7 @@ def run_explain(args: argparse.Namespace) -> int:
     request = Request(args.file, args.question)
     model = load_model(args)
     explanation = model.explain(request, args.beams, args.max_new_tokens)
-    out: Path = args.out or Path(Path(args.file).stem + ".html")
+    out: Path = args.out or Path(Path(args.file).name + ".html")
     try:
         out.write_text(
             as_page(explanation, Path(args.file).name), encoding="utf-8", errors="backslashreplace"

@@ -25,6 +25,7 @@ from typing import Any
 
 from epalm.cli.options import DTYPES, add_model_options, add_search_options, device, positive
 from epalm.cli.terminal import INTERRUPTED, OK, REFUSED, quiet_libraries, say, sentence
+from epalm.errors import EPALMError
 from epalm.startup import importing
 
 PROGRAM = "epalm" if Path(sys.argv[0]).stem == "epalm" else "python -m epalm"
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         quiet_libraries()
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # so that any file name can be printed
+        refuse_missing(args)
         return args.run(args)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -49,6 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         say(f"epalm: {said}")
         return REFUSED
+
+
+def refuse_missing(args: argparse.Namespace) -> None:
+    """Say that no file is there before seconds are spent on importing what would read it."""
+    paths = args.files if "files" in args else [args.file] if "file" in args else []
+    if paths and not any(map(os.path.lexists, paths)):
+        raise EPALMError("\n".join(f"{path} does not exist." for path in paths))
 
 
 def command_at(place: str) -> Callable[[argparse.Namespace], int]:
@@ -144,14 +153,16 @@ def make_parser() -> argparse.ArgumentParser:
         "explain:run_explain",
         "Describe a file, or answer a question about it, and write a page that shows why.",
         """explain photo.jpg --out why.html
-        explain photo.jpg --question "what is this?" """,
+        explain photo.jpg "what is this?" """,
     )
     explainer.add_argument("file", metavar="PATH", help="a picture, a video or a sound")
-    explainer.add_argument("--question", metavar="TEXT", help="ask this instead of describing the file")
+    explainer.add_argument(
+        "question", nargs="?", metavar="QUESTION", help="ask this instead of describing the file; in quotes"
+    )
     add_model_options(explainer)
     add_search_options(explainer)
     explainer.add_argument(
-        "--out", type=Path, metavar="PAGE.html", help="where to write (the file's name with .html, here)"
+        "--out", type=Path, metavar="PAGE.html", help="where to write (here, photo.jpg.html for photo.jpg)"
     )
 
     merger = command(

@@ -42,8 +42,8 @@ TABS = {
         pitch="watches your videos",
         take="upload one, record one or choose an example",
         examples="*.mp4",
-        credits="Cat and lion are photos that a camera moves over. Cat: Stéfan van der Walt, CC0 · lion and "
-        "earth: Gradio, Apache 2.0",
+        credits="Cat (Stéfan van der Walt, CC0) and lion (Gradio, Apache 2.0) are photos that a camera moves "
+        "over · earth: Gradio, Apache 2.0",
         questions=("what is this?", "what happens?", "which way does it move?"),
         limit="The earth shows a limit: the starter sees that something turns, but none of the thousand "
         "kinds of things that its encoder tells apart is a planet.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -43,9 +44,11 @@ def locate(name: str, revision: str | None, token: str | bool | None, say: Calla
     if Path(name).is_dir():
         return Path(name)
     if Path(name).exists() or name.count("/") != 1:
+        near = difflib.get_close_matches(name.lower(), ["starter", *ZOO], n=1)
+        hint = f"did you mean '{near[0]}'? There are" if near else "give"
         raise EPALMError(
-            f"'{name}' is not a model: give 'starter', a published model (see `python -m epalm models`), "
-            "an adapter folder or a hub id such as 'user/adapter'."
+            f"'{name}' is not a model: {hint} 'starter', published models (see `python -m epalm models`), "
+            "adapter folders, and hub ids such as 'user/adapter'."
         )
     try:
         patterns = [CONFIG, WEIGHTS, f"*/{CONFIG}", f"*/{WEIGHTS}"]

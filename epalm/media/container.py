@@ -149,7 +149,13 @@ def open_file(source: MediaSource) -> Iterator[tuple[BinaryIO, str]]:
 
 
 def name_of(source: MediaSource) -> str:
-    """The name of a file in error messages."""
+    """The name of a file in error messages.
+
+    Raises:
+        EPALMError: it is neither a path nor bytes.
+    """
+    if not isinstance(source, str | os.PathLike | bytes):
+        raise EPALMError(f"A {type(source).__name__} is not one file: give a path, or the bytes of a file.")
     return "The file" if isinstance(source, bytes) else str(source)
 
 

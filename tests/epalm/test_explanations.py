@@ -160,7 +160,8 @@ def test_the_command_writes_the_page_and_prints_the_answer(tiny_model_dir, tmp_p
     picture = tmp_path / "red.png"
     Image.new("RGB", (40, 30), "red").save(picture)
     out = tmp_path / "why.html"
-    arguments = ["explain", str(picture), "--model", str(tiny_model_dir), "--question", "what is this?"]
+    arguments = ["explain", str(picture), "--model", str(tiny_model_dir)]
+    arguments.insert(2, "what is this?")
     assert main([*arguments, "--out", str(out)]) == 0
     printed, told = capsys.readouterr()
     assert printed.strip() == " ".join(model.ask(picture, "what is this?").split())

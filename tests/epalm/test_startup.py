@@ -28,19 +28,34 @@ def test_what_the_environment_says_stays(name, unset, monkeypatch):
     assert [os.environ.get(each) for each in WAITING] == ["7" if each == name else None for each in WAITING]
 
 
-@pytest.mark.parametrize("program", ["epalm", "app", "train", "benchmarks.limit"])
-def test_programs_settle_it_before_pytorch_is_imported(program):
+@pytest.mark.parametrize("first", ["epalm", "epalm.__main__", "app", "train", "benchmarks.limit"])
+def test_it_is_settled_before_pytorch_is_imported(first, unset):
     code = f"""
-import runpy
+import os
 import sys
-import epalm.startup
 
-def settle_waiting():
-    print("torch" in sys.modules)
-    sys.exit()
+class Finder:
+    def find_spec(name, path, target=None):
+        if name == "torch":
+            print([os.environ.get(each) for each in {list(WAITING)}])
+            os._exit(0)
 
-epalm.startup.settle_waiting = settle_waiting
-runpy.run_module({program!r}, run_name="__main__")
+sys.meta_path.insert(0, Finder)
+sys.argv = ["epalm", "caption", "README.md"]
+import {first}
+import torch
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.stdout == "False\n", run.stderr
+    run = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    assert run.stdout == f"{list(WAITING.values())}\n"
+
+
+def test_a_python_without_the_packages_is_told_what_to_do():
+    code = """
+import sys
+
+sys.modules["torch"] = None
+sys.argv = ["epalm", "caption", "README.md"]
+import epalm.__main__
+"""
+    run = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert run.returncode == 1 and "this Python has no package torch: run `make setup`" in run.stderr
