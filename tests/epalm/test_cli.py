@@ -254,3 +254,15 @@ def test_the_version_names_what_a_bug_report_needs(capsys):
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith(f"epalm {epalm.__version__} · Python 3.")
     assert f"torch {torch.__version__.split('+')[0]}" in line and "transformers" in line
+
+
+def test_files_that_are_not_there_are_told_before_anything_is_imported(monkeypatch, capsys):
+    monkeypatch.setattr("epalm.cli.main.command_at", lambda place: pytest.fail(f"{place} is imported"))
+    assert main(["caption", "none.jpg", "no.mp4"]) == 2
+    assert capsys.readouterr().err == "epalm: none.jpg does not exist.\nno.mp4 does not exist.\n"
+    assert main(["explain", "none.jpg"]) == 2
+
+
+def test_a_misspelled_model_is_told_the_closest_name(picture, capsys):
+    assert main(["caption", picture, "--model", "startr"]) == 2
+    assert "'startr' is not a model: did you mean 'starter'?" in capsys.readouterr().err

@@ -130,3 +130,8 @@ def test_missing_empty_and_folder(tmp_path):
         with pytest.raises(EPALMError) as error:
             modality_of(tmp_path / path)
         assert str(error.value).startswith(str(tmp_path)) and str(error.value).endswith(end)
+
+
+def test_what_is_no_file_at_all_is_refused():
+    with pytest.raises(EPALMError, match="A list is not one file: give a path, or the bytes of a file."):
+        modality_of(["a.jpg", "b.jpg"])

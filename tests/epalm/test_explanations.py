@@ -156,7 +156,9 @@ def test_the_table_can_be_drawn(explanations):
     assert layer_names([(), (3,), (4, 5, 6)]) == ["no layer", "layer 3", "layers 4 to 6"]
 
 
-def test_the_command_writes_the_page_and_prints_the_answer(tiny_model_dir, tmp_path, model, capsys):
+def test_the_command_writes_the_page_and_prints_the_answer(
+    tiny_model_dir, tmp_path, model, capsys, monkeypatch
+):
     picture = tmp_path / "red.png"
     Image.new("RGB", (40, 30), "red").save(picture)
     out = tmp_path / "why.html"
@@ -166,6 +168,8 @@ def test_the_command_writes_the_page_and_prints_the_answer(tiny_model_dir, tmp_p
     printed, told = capsys.readouterr()
     assert printed.strip() == " ".join(model.ask(picture, "what is this?").split())
     assert f"Wrote {out}." in told and "what is this?" in out.read_text()
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 0 and (tmp_path / "red.png.html").exists()
     assert main([*arguments, "--out", str(tmp_path / "no" / "folder.html")]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
