@@ -22,7 +22,7 @@ demo: .venv/installed
 
 # Two processes, each with the tests of whole files: most tests wait for one core.
 test: lint .venv/backbones .venv/axe-core
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed-dev
 	$(RUFF) check .

@@ -29,7 +29,6 @@ MEDIA = files("gradio") / "media_assets"
 # kill -9, in processes of their own: forks of a server that has imported everything, which start at once.
 
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload([__name__])
 ROOT = Path(__file__).parents[2]
 
 
@@ -86,6 +85,9 @@ def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:  # the server looks for modules there alone
         patch.setenv("PYTHONPATH", str(ROOT))
+        # One that other tests have started has not imported what these processes need, so that each would.
+        multiprocessing.forkserver._forkserver._stop()
+        FORK.set_forkserver_preload([__name__])
         multiprocessing.forkserver.ensure_running()
     items = pictures(folder / "media", 5)
     save_manifest([replace(each, media=f"media/{each.id}") for each in items], folder / "train.jsonl")
