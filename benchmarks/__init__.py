@@ -1,3 +1,1 @@
-from epalm.startup import settle_waiting
-
-settle_waiting()  # before anything imports PyTorch
+import epalm  # noqa: F401  settles how threads wait, before anything imports PyTorch

@@ -1,5 +1,3 @@
 """Train eP-ALM adapters. `epalm` never imports this package."""
 
-from epalm.startup import settle_waiting
-
-settle_waiting()  # before anything imports PyTorch
+import epalm  # noqa: F401  settles how threads wait, before anything imports PyTorch

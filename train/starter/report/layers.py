@@ -42,11 +42,12 @@ def layer_lines(model: EPALM, public: Path, work: Path) -> list[str]:
     Raises:
         EPALMError: there are no photos of classes.
     """
-    photos = divided(class_photos(public))[1][:PHOTOS]
+    held_out = divided(class_photos(public))[1]
+    photos = held_out[:PHOTOS]
     if not photos:
         raise EPALMError(f"There are no photos of classes in {public}: it needs the folder photos800.")
     opener = Opener.of(model, "image", work / "report")
-    features = opener.features("class-photos-layers", paths(photos))
+    features = opener.features("class-photos-test", paths(held_out))
     classes = classifier_classes()
     things = [of_class(photo, classes) for photo in photos]
     asked = both_names(things, [classes] * len(things))
