@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import re
 import statistics
@@ -198,7 +199,7 @@ def left_after_purge(uploads: Path) -> int:
     """Wait until all uploads are deleted, for as long as that may take; the number that is left."""
     end = time.monotonic() + PURGE
     while True:
-        left = sum(path.is_file() and path.suffix != ".lock" for path in uploads.rglob("*"))
+        left = sum(not name.endswith(".lock") for _, _, names in os.walk(uploads) for name in names)
         if not left or time.monotonic() > end:
             return left
         time.sleep(1)

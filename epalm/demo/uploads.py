@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -88,19 +89,26 @@ class Uploads:
         return len(alone)
 
     def purge(self, age: float | None = None) -> int:
-        """Delete all files that came more than `age` (normally `kept`) seconds ago; the number of files."""
+        """Delete all files and empty folders that are older than `age` (normally `kept`) seconds.
+
+        Returns:
+            The number of files.
+        """
         latest = time.time() - (self.kept if age is None else age)
         count = 0
-        for path in [p for p in self.folder.rglob("*") if p.is_file() or p.is_symlink()]:
-            try:
-                old = path.lstat().st_ctime <= latest
-            except FileNotFoundError:
-                continue
-            if old:
-                self._delete(path)
-                with self.lock:
-                    self.users.pop(path, None)
-                count += 1
+        # os.walk passes over a folder that another request deletes meanwhile; Path.rglob would raise.
+        for folder, folders, names in os.walk(self.folder, topdown=False):
+            here = Path(folder)
+            links = [name for name in folders if (here / name).is_symlink()]
+            for path in [here / name for name in names + links]:
+                if _older(path, latest):
+                    self._delete(path)
+                    with self.lock:
+                        self.users.pop(path, None)
+                    count += 1
+            if here != self.folder and _older(here, latest):
+                with suppress(OSError):  # something is in it
+                    here.rmdir()
         self.deleted(count)
         return count
 
@@ -130,3 +138,11 @@ class Uploads:
             except OSError:  # another file is in it
                 return
             parent = parent.parent
+
+
+def _older(path: Path, latest: float) -> bool:
+    """Whether a path exists and was last put there, or a folder last changed, by then."""
+    try:
+        return path.lstat().st_ctime <= latest
+    except FileNotFoundError:
+        return False

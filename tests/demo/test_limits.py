@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import zlib
 from pathlib import Path
 
@@ -132,6 +133,30 @@ def test_uploads_go_after_their_time_and_on_request_but_not_another_visitors(tmp
     assert kept.purge(age=0) == 2
     assert list(tmp_path.iterdir()) == [] and outside.exists() and not old.exists()
     assert counts == [1, 0, 2]
+
+
+def test_a_purge_takes_empty_folders_and_passes_over_what_others_delete_meanwhile(tmp_path):
+    (tmp_path / "empty" / "deeper").mkdir(parents=True)
+    kept, done = Uploads(tmp_path, kept=1000), threading.Event()
+    assert kept.purge() == 0 and (tmp_path / "empty" / "deeper").exists()
+
+    def come_and_go() -> None:
+        while not done.is_set():
+            for number in range(50):
+                (tmp_path / str(number)).mkdir()
+            for number in range(50):
+                (tmp_path / str(number)).rmdir()
+
+    visitors = threading.Thread(target=come_and_go)
+    visitors.start()
+    try:
+        for _ in range(100):
+            kept.purge()
+    finally:
+        done.set()
+        visitors.join()
+    assert kept.purge(age=0) == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_new_server_deletes_what_a_killed_one_left(tmp_path, monkeypatch):
