@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,8 @@ READERS = 3  # processes that read files
 SESSIONS = 1000  # visits that are remembered; each takes a third of a megabyte
 # Without a password: what watches the service has none, nor has the library when it starts.
 OPEN = ("/health", "/gradio_api/startup-events")
+DELIVERY = 3.0  # seconds at the end, for answers that are made but not yet fetched
+SENDING = 0.3  # and for what was fetched to pass through the socket
 UPLOADS_PER_REQUEST = 2  # uploads count against a client's rate, but a request may need two
 
 
@@ -243,6 +246,22 @@ def close(service: Service, blocks: gr.Blocks, seconds: float) -> None:
     """Let what runs finish, for some seconds, refuse what comes meanwhile, and delete the uploads."""
     logs.event("closing", running=service.flow.running)
     finished = service.flow.close(seconds)
+    if finished:
+        deliver(blocks)
     blocks.close(verbose=False)
     service.uploads.stop()
     logs.event("closed", finished=finished)
+
+
+def deliver(blocks: gr.Blocks) -> None:
+    """Wait until the last answers are with those who asked: Gradio drops what it has not sent when it closes.
+
+    Messages to visitors who are gone are never fetched, so this ends after some seconds in any case.
+    """
+    queue, end = blocks._queue, time.monotonic() + DELIVERY
+    while time.monotonic() < end:
+        unsent = any(not each.empty() for each in list(queue.pending_messages_per_session.values()))
+        if not (unsent or any(queue.active_jobs)):
+            break
+        time.sleep(0.05)
+    time.sleep(SENDING)

@@ -99,12 +99,13 @@ def test_a_server_killed_under_load_leaves_nothing_and_its_clients_one_error(
     assert not any(path.exists() for path in left)
     assert Client(url, verbose=False).predict(handle_file(picture), api_name="/caption_image")[0]
 
-    # A polite end: what runs is finished, then the process ends by itself and its uploads are gone.
+    # A polite end: what runs is finished and sent, then the process ends by itself and its uploads are gone.
     job = Client(url, verbose=False).submit(handle_file(picture), 1, 100, api_name="/caption_image")
     while not job.outputs():
         time.sleep(0.02)
     servers[1].send_signal(signal.SIGTERM)
     assert servers[1].wait(60) == 0
+    assert job.result(60)[1].startswith("Took ")
     assert not pictures(uploads)
 
 

@@ -6,9 +6,12 @@ import ast
 import base64
 import json
 import re
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
@@ -18,7 +21,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 from epalm import EPALM
-from epalm.demo import logs, options
+from epalm.demo import history, logs, options
 from epalm.demo.answering import Settings, with_mask
 from epalm.demo.handlers import Handlers
 from epalm.demo.limits import RateLimit
@@ -195,6 +198,27 @@ def test_at_the_end_nobody_comes_in_and_no_upload_is_left(tiny_model_dir, tmp_pa
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{address}health")
+
+
+def test_an_answer_that_is_made_when_the_server_closes_still_arrives(
+    tiny_model_dir, tmp_path, monkeypatch, picture
+):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    service = Service.of(model := EPALM.from_pretrained(tiny_model_dir, device="cpu"))
+    blocks, made, entry = page(service), threading.Event(), history.entry
+
+    def late(*args: Any) -> history.Entry:
+        """The step between the model's last word and what is sent, held up."""
+        made.set()
+        time.sleep(0.5)
+        return entry(*args)
+
+    monkeypatch.setattr(history, "entry", late)
+    client = Client(launch(blocks, "127.0.0.1", None, service), verbose=False)
+    job = client.submit(handle_file(picture), api_name="/caption")
+    assert made.wait(60)
+    close(service, blocks, 5)
+    assert job.result(60)[0] == model.caption(picture)
 
 
 def test_where_a_gpu_is_lent_for_a_call_no_scheduler_is_needed(tiny_model_dir, picture, monkeypatch):
