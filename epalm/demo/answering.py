@@ -98,7 +98,8 @@ class Answering:
         if loading.scheduler is None:
             yield self.lent_explain(request, settings)
             return
-        yield from _alone(loading.scheduler, lambda: self._explain(request, settings))
+        model, beams, length = loading.result(), int(settings.beams), settings.length
+        yield from _alone(loading.scheduler, lambda: model.explain(request, beams, length))
 
     def _stream(self, request: Request, settings: Settings) -> Generator[str, None, None]:
         model = self.service.models.begin(settings.model).result()

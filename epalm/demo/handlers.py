@@ -48,23 +48,21 @@ class Handlers:
             path = self._admitted(modality, upload, request)
             self._checked(modality, path, question, settings)
             yield "", "", None
-            loading = service.models.begin(settings.model)
-            while not loading.done.wait(POLL):
-                yield "", loading.says, None
-            adapter = adapter_of(loading.result(), modality, question)
             begun: float | None = None
-            last = Step("")
-            with (
-                service.flow.enter(),
-                closing(self.answering.texts(loading, Request(path, question, adapter), settings)) as texts,
-            ):
-                for last in texts:
-                    yield last.text, last.says, None
-                    begun = begun or (None if last.says else time.perf_counter())
-                    if begun and time.perf_counter() - begun > service.limits.answer_seconds:
-                        raise Refusal(
-                            "too-slow", f"An answer may take {service.limits.answer_seconds} seconds here."
-                        )
+            last, longest = Step(""), service.limits.answer_seconds
+            with service.models.use(settings.model) as loading:
+                while not loading.done.wait(POLL):
+                    yield "", loading.says, None
+                asked = Request(path, question, adapter_of(loading.result(), modality, question))
+                with (
+                    service.flow.enter(),
+                    closing(self.answering.texts(loading, asked, settings)) as texts,
+                ):
+                    for last in texts:
+                        yield last.text, last.says, None
+                        begun = begun or (None if last.says else time.perf_counter())
+                        if begun and time.perf_counter() - begun > longest:
+                            raise Refusal("too-slow", f"An answer may take {longest} seconds here.")
             seconds = time.perf_counter() - started
             name = service.models.offer(settings.model).name
             beams, tokens = int(settings.beams), int(settings.max_new_tokens)
@@ -115,19 +113,17 @@ class Handlers:
             path = self._admitted(modality, upload, request)
             self._checked(modality, path, question, settings)
             modality = modality or service.reader.modality_of(path)
-            loading = service.models.begin(settings.model)
-            while not loading.done.wait(POLL):
-                yield loading.says, None
-            adapter = adapter_of(loading.result(), modality, question)
-            with (
-                service.flow.enter(),
-                closing(
-                    self.answering.explanation(loading, Request(path, question, adapter), settings)
-                ) as steps,
-            ):
-                for found in steps:
-                    if found is None:
-                        yield "Looking into the model …", None
+            with service.models.use(settings.model) as loading:
+                while not loading.done.wait(POLL):
+                    yield loading.says, None
+                asked = Request(path, question, adapter_of(loading.result(), modality, question))
+                with (
+                    service.flow.enter(),
+                    closing(self.answering.explanation(loading, asked, settings)) as steps,
+                ):
+                    for found in steps:
+                        if found is None:
+                            yield "Looking into the model …", None
             outcome = "ok"
             yield f"Took {time.perf_counter() - started:.1f} seconds.", found
         except Exception as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,6 +136,8 @@ class Loading:
         self.scheduler: Scheduler | None = None  # none where each call runs on a lent GPU
         self.failure: Exception | None = None
         self.used = time.monotonic()
+        self.users = 0  # requests that wait for it or are answered with it
+        self.evicted = False
 
     def result(self) -> EPALM:
         """The loaded model, once `done`.
@@ -149,6 +152,11 @@ class Loading:
         if isinstance(self.failure, EPALMError):
             raise Refusal("bad-model", str(self.failure))
         raise Refusal("bad-model", "This model could not be loaded; the server's log says why.")
+
+    def close_unused(self) -> None:
+        """End the scheduler if the model made room and nobody uses it any more; called under the lock."""
+        if self.evicted and not self.users and self.scheduler is not None:
+            threading.Thread(target=self.scheduler.close, daemon=True).start()
 
 
 class Models:
@@ -165,6 +173,7 @@ class Models:
         self.default = offers[0].name
         self.load, self.most = load, most
         self.known: dict[str, Loading] = {}
+        self.ready = False  # whether the default was in memory once; it may have made room since
         self.lock, self.one_at_a_time = threading.Lock(), threading.Lock()
 
     @classmethod
@@ -201,12 +210,29 @@ class Models:
         """Start loading a model unless it is loaded or on its way; one that failed is tried again."""
         name = self.offer(name).name
         with self.lock:
-            loading = self.known.get(name)
-            if loading is None or loading.failure is not None:
-                loading = self.known[name] = Loading()
-                threading.Thread(target=self._work, args=(name, loading), name="load", daemon=True).start()
-            loading.used = time.monotonic()
-            return loading
+            return self._begin(name)
+
+    @contextmanager
+    def use(self, name: str | None) -> Iterator[Loading]:
+        """As `begin`; the model serves whoever is in here, even if another one takes its place."""
+        name = self.offer(name).name
+        with self.lock:
+            loading = self._begin(name)
+            loading.users += 1
+        try:
+            yield loading
+        finally:
+            with self.lock:
+                loading.users -= 1
+                loading.close_unused()
+
+    def _begin(self, name: str) -> Loading:
+        loading = self.known.get(name)
+        if loading is None or loading.failure is not None:
+            loading = self.known[name] = Loading()
+            threading.Thread(target=self._work, args=(name, loading), name="load", daemon=True).start()
+        loading.used = time.monotonic()
+        return loading
 
     def state(self, name: str | None) -> Loading | None:
         """How far a model is, without starting anything."""
@@ -224,6 +250,7 @@ class Models:
                 if GPU is None:
                     loading.scheduler = Scheduler(model, waiting=10**6)  # the flow limits what comes
                 loading.model = model
+                self.ready = self.ready or name == self.default
                 logs.event("model loaded", model=name, seconds=round(time.perf_counter() - started, 2))
             except Exception as error:
                 loading.failure = error
@@ -240,6 +267,6 @@ class Models:
                 (item.used, key) for key, item in self.known.items() if key != name and item.model is not None
             ]
             for _, key in sorted(others)[: max(0, len(others) + 1 - self.most)]:
-                scheduler = self.known.pop(key).scheduler
-                if scheduler is not None:  # it finishes what it has
-                    threading.Thread(target=scheduler.close, daemon=True).start()
+                loading = self.known.pop(key)
+                loading.evicted = True
+                loading.close_unused()

@@ -118,9 +118,9 @@ def routes(service: Service) -> list[Route]:
 
     def health(request: Request) -> Response:
         state = service.models.state(None)
-        ready = state is not None and state.model is not None
         failed = state is not None and state.failure is not None
-        word = "closing" if service.flow.closed else "ok" if ready else "failed" if failed else "loading"
+        ready = service.models.ready  # a default that made room for another model comes back when asked
+        word = "closing" if service.flow.closed else "failed" if failed else "ok" if ready else "loading"
         # A server whose first model is on its way is well: it answers, and says so.
         code = 503 if word in ("closing", "failed") else 200
         facts = {"status": word, "model": service.models.default, "running": service.flow.running}
