@@ -8,9 +8,8 @@ from typing import Any
 import gradio as gr
 
 from epalm.demo.answering import Settings
-from epalm.demo.handlers import Handlers, Upload
+from epalm.demo.handlers import RUNS, Handlers, Upload
 from epalm.demo.limits import MOST_BEAMS
-from epalm.demo.service import WAITING
 from epalm.media.container import Modality
 
 AS_TRAINED = "as trained"
@@ -67,5 +66,5 @@ def compare_panel(handlers: Handlers, modality: Modality, inputs: list[Any]) -> 
         show_progress="minimal",
         show_progress_on=[left, right],
         api_visibility="private",
-        concurrency_limit=WAITING,
+        **RUNS,
     )

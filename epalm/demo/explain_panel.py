@@ -8,8 +8,7 @@ from typing import Any
 import gradio as gr
 
 from epalm.demo.answering import Settings
-from epalm.demo.handlers import Handlers, Upload
-from epalm.demo.service import WAITING
+from epalm.demo.handlers import RUNS, Handlers, Upload
 from epalm.explain import Explanation
 from epalm.explain.page import as_fragment
 from epalm.media.container import Modality
@@ -50,7 +49,7 @@ def explain_panel(handlers: Handlers, modality: Modality, inputs: list[Any]) -> 
         show_progress="minimal",
         show_progress_on=found,
         api_visibility="private",
-        concurrency_limit=WAITING,
+        **RUNS,
     )
 
 
@@ -83,7 +82,7 @@ def explain_endpoint(handlers: Handlers, model: gr.Dropdown) -> None:
         preprocess=False,
         api_name="explain",
         api_description="Where an answer comes from: HTML, and the numbers. No question means the caption.",
-        concurrency_limit=WAITING,
+        **RUNS,
     )
 
 

@@ -22,6 +22,10 @@ from epalm.media.recipes import recipe_from_dict
 from epalm.model import EPALM, Request
 
 Upload = dict[str, Any] | None  # the page's description of an uploaded file; "path" is where it lies
+# The flow says how many may run, and refuses the others with a sentence; in Gradio's own line they would
+# wait without a word. When each uses the model is the scheduler's business.
+RUNS: dict[str, Any] = {"concurrency_limit": None}
+
 Update = tuple[str, str, history.Entry | None]  # text so far, a sentence about it, the entry once it is final
 
 
@@ -50,14 +54,11 @@ class Handlers:
             yield "", "", None
             begun: float | None = None
             last, longest = Step(""), service.limits.answer_seconds
-            with service.models.use(settings.model) as loading:
+            with service.flow.enter(), service.models.use(settings.model) as loading:
                 while not loading.done.wait(POLL):
                     yield "", loading.says, None
                 asked = Request(path, question, adapter_of(loading.result(), modality, question))
-                with (
-                    service.flow.enter(),
-                    closing(self.answering.texts(loading, asked, settings)) as texts,
-                ):
+                with closing(self.answering.texts(loading, asked, settings)) as texts:
                     for last in texts:
                         yield last.text, last.says, None
                         begun = begun or (None if last.says else time.perf_counter())
@@ -113,14 +114,11 @@ class Handlers:
             path = self._admitted(modality, upload, request)
             self._checked(modality, path, question, settings)
             modality = modality or service.reader.modality_of(path)
-            with service.models.use(settings.model) as loading:
+            with service.flow.enter(), service.models.use(settings.model) as loading:
                 while not loading.done.wait(POLL):
                     yield loading.says, None
                 asked = Request(path, question, adapter_of(loading.result(), modality, question))
-                with (
-                    service.flow.enter(),
-                    closing(self.answering.explanation(loading, asked, settings)) as steps,
-                ):
+                with closing(self.answering.explanation(loading, asked, settings)) as steps:
                     for found in steps:
                         if found is None:
                             yield "Looking into the model …", None

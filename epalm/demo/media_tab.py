@@ -13,16 +13,15 @@ from epalm.demo import texts
 from epalm.demo.answering import Settings
 from epalm.demo.compare import compare_panel
 from epalm.demo.explain_panel import explain_panel
-from epalm.demo.handlers import Handlers, Upload
+from epalm.demo.handlers import RUNS, Handlers, Upload
 from epalm.demo.limits import MOST_BEAMS, MOST_TOKENS
 from epalm.demo.models import Offer
-from epalm.demo.service import EXAMPLES, WAITING
+from epalm.demo.service import EXAMPLES
 from epalm.demo.texts import TABS
 from epalm.media.container import Modality
 
 PREVIEWS: dict[str, Any] = {"concurrency_id": "preview", "concurrency_limit": 2}  # files are read, no more
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
-RUNS: dict[str, Any] = {"concurrency_limit": WAITING}  # when each uses the model is the scheduler's business
 MODES = {"caption": "Caption", "qa": "Question"}
 
 

@@ -146,7 +146,7 @@ def launch(
             js=JS,
             max_file_size=f"{service.limits.megabytes}mb",
             state_session_capacity=SESSIONS,
-            max_threads=service.flow.most + 20,  # those who wait hold a thread each
+            max_threads=service.flow.most + 20,  # those who wait hold one each; so do, briefly, the refused
             app_kwargs={
                 "routes": routes(service),
                 "exception_handlers": ANSWERS,

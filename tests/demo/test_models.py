@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 from starlette.requests import Request as WebRequest
 
@@ -75,6 +76,19 @@ def test_who_waited_for_a_model_gets_its_answer_although_another_took_its_place(
     *_, (text, says, _) = answers
     assert text == model.caption(picture) and says.startswith("Took ")
     assert shelf.loads == ["first", "second"]
+
+
+def test_who_waits_for_a_model_is_in_the_line_whose_end_is_refused(shelf, picture):
+    shelf.service.flow.most = 1
+    first, second = (
+        shelf.handlers.answers("caption", "image", {"path": picture}, None, FIRST, None) for _ in range(2)
+    )
+    assert [next(first)[1] for _ in range(2)] == ["", "The model is loading …"]
+    with pytest.raises(gr.Error, match="1 requests are waiting already"):
+        [next(second) for _ in range(2)]
+    shelf.slow.set()
+    *_, (_, says, _) = first
+    assert says.startswith("Took ")
 
 
 def test_a_queued_explanation_is_made_by_the_model_that_it_was_asked_of(shelf, model, picture):

@@ -144,6 +144,16 @@ def test_an_unknown_model_is_refused_by_name(client, tmp_path, picture):
     assert refused.value.title.endswith("[bad-model]")
 
 
+def test_gradio_lets_nobody_wait_who_should_be_told_that_the_line_is_full(url, client, blocks, picture):
+    """The flow refuses with a sentence what is too much; Gradio's own limits would hold it back unseen."""
+    runs = {"run", "rerun", "compare", "show_explanation", "explain", "caption", "ask", "caption_image"}
+    limits = {fn.name: fn.concurrency_limit for fn in blocks.fns.values() if fn.name in runs}
+    assert limits == dict.fromkeys(runs)
+    client.predict(handle_file(picture), api_name="/caption_image")
+    [caption] = [fn for fn in blocks.fns.values() if fn.name == "caption_image"]
+    assert blocks._queue.event_queue_per_concurrency_id[caption.concurrency_id].concurrency_limit is None
+
+
 def test_a_client_over_its_rate_is_told_how_long_to_wait(client, service, picture, monkeypatch):
     monkeypatch.setattr(service, "rate", RateLimit(1))
     client.predict(handle_file(picture), api_name="/caption")
