@@ -176,19 +176,16 @@ class Handlers:
             )
         return recipe_from_dict(config.task.modality, config.recipe)
 
-    def remember(
-        self, entries: list[history.Entry], item: history.Entry | None, request: gr.Request | None
-    ) -> list[history.Entry]:
-        """The visit's entries with a new one in front."""
+    def pictured(self, item: history.Entry | None, request: gr.Request | None) -> history.Entry | None:
+        """An entry with its thumbnail; None if there is none to remember."""
         if item is None:
-            return entries
+            return None
         try:
             recipe = self.recipe(item["modality"], item["question"] is not None, item["model"])
             image = history.thumbnail(recipe, item, self.service.reader)
-            item = item | {"thumbnail": self.service.uploads.save(image, visit(request))}
+            return item | {"thumbnail": self.service.uploads.save(image, visit(request))}
         except EPALMError:  # it was deleted meanwhile
-            return entries
-        return [item, *entries][: history.MOST]
+            return None
 
     def delete_uploads(self, request: gr.Request | None) -> str:
         """Delete the files of this visit and what was made of them; a sentence about it."""

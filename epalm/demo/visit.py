@@ -9,7 +9,8 @@ import gradio as gr
 
 from epalm.demo import history
 from epalm.demo.handlers import Handlers
-from epalm.demo.media_tab import MediaTab
+from epalm.demo.media_tab import PREVIEWS, PRIVATE, MediaTab
+from epalm.demo.problems import shown
 
 # A file that the page makes itself: nothing of it lies on the server.
 DOWNLOAD = """text => {
@@ -60,20 +61,24 @@ class Visit:
     def remember(self, tab: MediaTab) -> None:
         """Put the answers of a tab into the history."""
 
-        def add(
-            entries: list[history.Entry], item: history.Entry | None, request: gr.Request
-        ) -> tuple[Any, ...]:
-            return self._shown(self.handlers.remember(entries, item, request))
+        def picture(item: history.Entry | None, request: gr.Request) -> history.Entry | None:
+            return self.handlers.pictured(item, request)
+
+        def add(entries: list[history.Entry], item: history.Entry | None) -> tuple[Any, ...]:
+            return self._shown(entries if item is None else [item, *entries][: history.MOST])
 
         for run in tab.runs:
-            run.success(
+            made = gr.State(None, time_to_live=self.handlers.service.kept)
+            pictured = run.success(picture, tab.result, made, show_progress="hidden", **PRIVATE, **PREVIEWS)
+            # Two at once would read the same entries, and one would overwrite what the other adds.
+            pictured.success(
                 add,
-                [self.entries, tab.result],
+                [self.entries, made],
                 [self.entries, self.gallery, self.hint, self.actions],
                 show_progress="hidden",
-                api_visibility="private",
-                concurrency_id="preview",
-                concurrency_limit=2,
+                concurrency_id="history",
+                concurrency_limit=1,
+                **PRIVATE,
             )
 
     def _shown(self, entries: list[history.Entry]) -> tuple[Any, ...]:
@@ -88,6 +93,8 @@ class Visit:
             self.remember(tab)
 
         def replay(entries: list[history.Entry], last: tuple[str, int], event: gr.SelectData) -> list[Any]:
+            if event.index >= len(entries):  # the page was open for longer than they are kept
+                raise shown("no-file", "These answers are no longer here.")
             item = entries[event.index]
             values = [gr.Tabs(selected=item["modality"]), item["model"], (item["modality"], last[1] + 1)]
             for tab in tabs:
