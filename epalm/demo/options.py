@@ -34,8 +34,8 @@ def parse(argv: Sequence[str] | None, description: str, environ: Mapping[str, st
     add("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="address to listen on")
     add(
         "--port",
-        type=int,
-        default=int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
+        type=port,
+        default=os.environ.get("GRADIO_SERVER_PORT", "7860"),  # a text is checked as an argument is
         help="port to listen on",
     )
     add("--root-path", default="", metavar="PATH", help="where a proxy serves the page, such as /epalm")
@@ -106,4 +106,11 @@ def count(text: str) -> int:
     """An argument that counts something, or 0 for none."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def port(text: str) -> int:
+    """An argument that is a port to listen on."""
+    if not (text.isdecimal() and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, which is a number from 1 to 65535")
     return int(text)

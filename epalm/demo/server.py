@@ -211,6 +211,7 @@ def main(argv: Sequence[str] | None = None, description: str = "") -> int:
     logs.start(args.logs)
     quiet_libraries()
     over = threading.Event()
+    service = blocks = None
     try:
         if args.mcp and args.auth:
             raise EPALMError("The tools of --mcp ask no password: put a proxy in front instead of --auth.")
@@ -238,18 +239,28 @@ def main(argv: Sequence[str] | None = None, description: str = "") -> int:
         return REFUSED
     except KeyboardInterrupt:
         pass
-    close(service, blocks, args.closing_seconds)
+    if service is not None and blocks is not None:  # else it was ended before there was something to close
+        close(service, blocks, args.closing_seconds)
     return 0
 
 
 def close(service: Service, blocks: gr.Blocks, seconds: float) -> None:
-    """Let what runs finish, for some seconds, refuse what comes meanwhile, and delete the uploads."""
+    """Let what runs finish, for some seconds, refuse what comes meanwhile, and delete the uploads.
+
+    Another Ctrl-C ends the waiting.
+    """
     logs.event("closing", running=service.flow.running)
-    finished = service.flow.close(seconds)
-    if finished:
-        deliver(blocks)
-    blocks.close(verbose=False)
-    service.uploads.stop()
+    finished = False
+    try:
+        finished = service.flow.close(seconds)
+        if finished:
+            deliver(blocks)
+    except KeyboardInterrupt:
+        pass
+    try:
+        blocks.close(verbose=False)
+    finally:
+        service.uploads.stop()
     logs.event("closed", finished=finished)
 
 

@@ -14,14 +14,28 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from PIL import Image
 
+from epalm.errors import EPALMError, reason
+
 
 def claim(base: Path | None = None) -> Path:
     """A new folder for uploads, which Gradio uses from now on; what servers that are gone left is deleted.
 
     A server holds a lock while it lives, so a folder whose lock is free belongs to none.
+
+    Raises:
+        EPALMError: the folder cannot be made or written.
     """
     user = os.getuid() if hasattr(os, "getuid") else ""  # another user's folder could not be written
     base = base or Path(tempfile.gettempdir()) / f"epalm-uploads{user}"
+    try:
+        return _claim(base)
+    except OSError as error:
+        raise EPALMError(
+            f"Uploads cannot be kept in {base}, so choose another folder with --uploads ({reason(error)})."
+        ) from None
+
+
+def _claim(base: Path) -> Path:
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
     for lock_file in base.glob("*.lock"):
         lock = FileLock(lock_file)

@@ -27,7 +27,7 @@ from epalm.demo.handlers import Handlers
 from epalm.demo.limits import RateLimit
 from epalm.demo.models import Models
 from epalm.demo.page import page
-from epalm.demo.server import close, launch
+from epalm.demo.server import close, launch, main
 from epalm.demo.service import EXAMPLES, Service
 
 
@@ -197,6 +197,11 @@ def test_every_endpoint_is_a_tool_of_the_model_context_protocol(picture, service
         assert ast.literal_eval(text)[0] == model.caption(picture)  # and the time it took
 
 
+def interrupted(*_: Any) -> None:
+    """What Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
 def test_at_the_end_nobody_comes_in_and_no_upload_is_left(tiny_model_dir, tmp_path, monkeypatch, picture):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     service = Service.of(EPALM.from_pretrained(tiny_model_dir, device="cpu"))
@@ -229,6 +234,31 @@ def test_an_answer_that_is_made_when_the_server_closes_still_arrives(
     assert made.wait(60)
     close(service, blocks, 5)
     assert job.result(60)[0] == model.caption(picture)
+
+
+def test_who_ends_the_server_again_does_not_wait_and_no_upload_is_left(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    service = Service.of(EPALM.from_pretrained(tiny_model_dir, device="cpu"))
+    blocks = page(service)
+    launch(blocks, "127.0.0.1", None, service)
+    (tmp_path / "upload.png").touch()
+    monkeypatch.setattr(service.flow, "close", interrupted)
+    close(service, blocks, 5)
+    assert list(tmp_path.iterdir()) == [] and not blocks.is_running
+
+
+def test_a_server_that_is_ended_before_it_serves_ends_in_silence(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))  # main changes it
+    monkeypatch.setattr("epalm.demo.server.make_service", interrupted)
+    assert main(["--uploads", str(tmp_path)]) == 0
+
+
+def test_a_folder_that_uploads_cannot_be_kept_in_is_named_in_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    (tmp_path / "file").touch()
+    assert main(["--uploads", str(tmp_path / "file" / "uploads")]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"Uploads cannot be kept in {tmp_path / 'file' / 'uploads'}" in last and "--uploads" in last
 
 
 def test_where_a_gpu_is_lent_for_a_call_no_scheduler_is_needed(tiny_model_dir, picture, monkeypatch):
@@ -265,7 +295,8 @@ def test_every_option_is_an_environment_variable():
 
 
 @pytest.mark.parametrize(
-    "name, value", [("PORT", "many"), ("MCP", "perhaps"), ("LOGS", "xml"), ("RATE", "-1")]
+    "name, value",
+    [("PORT", "many"), ("PORT", "0"), ("PORT", "99999"), ("MCP", "perhaps"), ("LOGS", "xml"), ("RATE", "-1")],
 )
 def test_a_variable_with_a_bad_value_is_refused_as_an_option_is(name, value, capsys):
     with pytest.raises(SystemExit):
