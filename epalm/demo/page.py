@@ -61,7 +61,8 @@ def page(service: Service) -> gr.Blocks:
                 says = texts.loading(state.says)
             elif state is not None and state.failure is not None:
                 says = texts.failed(reason_of(state))
-            return gr.update(value=says, visible=bool(says)), gr.update(active=busy)
+            # Where nothing loads it yet, a request may soon, so the looking goes on.
+            return gr.update(value=says, visible=bool(says)), gr.update(active=busy or state is None)
 
         blocks.unload(handlers.leave)
         timer = gr.Timer(TICK)

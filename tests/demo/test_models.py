@@ -16,6 +16,7 @@ from epalm import EPALM, EPALMError, Request
 from epalm.demo.answering import Settings
 from epalm.demo.handlers import Handlers
 from epalm.demo.models import Models, described
+from epalm.demo.page import page
 from epalm.demo.server import routes
 from epalm.demo.service import Service
 
@@ -113,6 +114,19 @@ def test_a_model_that_made_room_ends_when_its_last_user_is_gone(shelf, picture):
     loading.scheduler._thread.join(60)
     with pytest.raises(EPALMError, match="closed"):
         loading.scheduler.submit(Request(picture))
+
+
+def test_the_page_looks_at_a_chosen_model_from_before_its_loading_until_its_end(shelf):
+    [look] = [fn.fn for fn in page(shelf.service).fns.values() if fn.name == "look"]
+    bar, timer = look("first")
+    assert timer["active"] and not bar["visible"]  # the request that loads it is yet to come
+    loading = shelf.service.models.begin("first")
+    bar, timer = look("first")
+    assert timer["active"] and bar["visible"]
+    shelf.slow.set()
+    loading.done.wait()
+    bar, timer = look("first")
+    assert not timer["active"] and not bar["visible"]
 
 
 def test_a_server_whose_default_model_made_room_is_well(shelf):
