@@ -6,12 +6,14 @@ import dataclasses
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gradio_client.client import Job
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -24,7 +26,18 @@ from epalm.demo.service import Service
 
 AXE = Path(sys.prefix) / "axe-core" / "package" / "axe.min.js"  # `make test` puts it there
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+START = 120  # seconds; a server starts in this time
 PATIENCE = 90_000  # milliseconds; a busy machine is slow
+
+
+def until(there: Callable[[], object], what: str, job: Job | None = None) -> None:
+    """Wait until something is there; a failure if it does not come, or its job ends before."""
+    end = time.monotonic() + START
+    while not there():
+        if job is not None and job.done() and not there():
+            pytest.fail(f"{what}: {job.exception() or 'it ended without'}")
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
 
 
 def need(there: bool, what: str) -> None:

@@ -27,6 +27,7 @@ from epalm.demo.service import EXAMPLES, Service
 from epalm.demo.texts import TABS
 from epalm.media import previews
 from epalm.serving.running import RunningBatch
+from tests.demo.conftest import until
 
 MEDIA = files("gradio") / "media_assets"
 HALF = "\ufffd"  # a character that the length cuts is not streamed
@@ -178,22 +179,25 @@ def test_cancelling_frees_the_model(client, model, picture, monkeypatch):
     monkeypatch.setattr(RunningBatch, "keep", watched)
     monkeypatch.setattr(RunningBatch, "step", lambda batch: (time.sleep(0.05), step(batch)))
     job = client.submit(handle_file(picture), 1, 90, api_name="/caption")
-    while len(job.outputs()) < 3:
-        time.sleep(0.02)
+    until(lambda: len(job.outputs()) >= 3, "the answer grows", job)
     job.cancel()
     start = time.perf_counter()
     assert client.predict(handle_file(picture), 1, 8, api_name="/caption")[0]
     assert closed and time.perf_counter() - start < 10
 
 
-def test_a_taken_port_and_a_missing_model_end_with_one_sentence(capsys, tiny_model_dir):
+def test_a_taken_port_and_a_missing_model_end_with_one_sentence(
+    capsys, tiny_model_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))  # main changes it
+    uploads = ["--uploads", str(tmp_path)]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert main(["--model", str(tiny_model_dir), "--port", str(port)]) == 2
+        assert main(["--model", str(tiny_model_dir), "--port", str(port), *uploads]) == 2
     assert f"Port {port}" in capsys.readouterr().err.splitlines()[-1]
-    assert main(["--model", "no such model"]) == 2
+    assert main(["--model", "no such model", *uploads]) == 2
     assert "'no such model'" in capsys.readouterr().err.splitlines()[-1]
 
 

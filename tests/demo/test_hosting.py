@@ -13,7 +13,6 @@ import subprocess
 import sys
 import sysconfig
 import threading
-import time
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -23,8 +22,9 @@ import pytest
 import yaml
 from gradio_client import Client, handle_file
 
+from tests.demo.conftest import until
+
 ROOT = Path(__file__).parents[2]
-START = 120  # seconds; a busy machine is slow
 
 
 def free_port() -> int:
@@ -34,14 +34,14 @@ def free_port() -> int:
 
 
 def ready(url: str, server: subprocess.Popen) -> None:
-    for _ in range(START * 5):
+    def well() -> bool:
         assert server.poll() is None
         try:
-            if httpx.get(f"{url}/health").json()["status"] == "ok":
-                return
-        except httpx.HTTPError:
-            time.sleep(0.2)
-    raise AssertionError("the server did not get ready")
+            return httpx.get(f"{url}/health").json()["status"] == "ok"
+        except httpx.HTTPError:  # it does not listen yet
+            return False
+
+    until(well, "the server gets ready")
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ def test_a_server_killed_under_load_leaves_nothing_and_its_clients_one_error(
     ended: list[str] = []
 
     def ask() -> None:
-        client = Client(url, verbose=False)
         try:
+            client = Client(url, verbose=False)
             while True:
                 client.predict(handle_file(picture), 1, 100, api_name="/caption_image")
         except Exception as error:
@@ -86,8 +86,7 @@ def test_a_server_killed_under_load_leaves_nothing_and_its_clients_one_error(
     clients = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
     for client in clients:
         client.start()
-    while not pictures(uploads):
-        time.sleep(0.05)
+    until(lambda: pictures(uploads), "a picture is uploaded")
     servers[0].send_signal(signal.SIGKILL)
     for client in clients:
         client.join(60)
@@ -101,8 +100,7 @@ def test_a_server_killed_under_load_leaves_nothing_and_its_clients_one_error(
 
     # A polite end: what runs is finished and sent, then the process ends by itself and its uploads are gone.
     job = Client(url, verbose=False).submit(handle_file(picture), 1, 100, api_name="/caption_image")
-    while not job.outputs():
-        time.sleep(0.02)
+    until(job.outputs, "the answer begins", job)
     servers[1].send_signal(signal.SIGTERM)
     assert servers[1].wait(60) == 0
     assert job.result(60)[1].startswith("Took ")
