@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import base64
+import io
 import json
 import re
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -92,6 +94,16 @@ def test_requests_are_counted_by_outcome_and_logged_without_what_was_sent(
     assert 'epalm_requests_total{endpoint="ask_image",outcome="bad-file"} 1.0' in counted
     assert re.search(r"epalm_request_seconds_count{endpoint=\"ask_image\"} 1", counted)
     assert "epalm_models_loaded 1.0" in counted and "process_resident_memory_bytes" in counted
+
+
+@pytest.mark.parametrize("problem", [BrokenPipeError, OSError, ValueError])
+def test_a_log_that_cannot_be_written_costs_nothing_else(monkeypatch, problem):
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise problem
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    logs.event("request", endpoint="ask_image")
 
 
 @pytest.mark.parametrize(
