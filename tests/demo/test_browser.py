@@ -186,6 +186,24 @@ def test_the_answers_of_a_visit_are_shown_asked_again_downloaded_and_deleted(vis
     visitor.page.get_by_text("What you ask appears here").wait_for()
 
 
+def test_a_picture_that_was_not_asked_about_is_deleted_too(visit, site, files, tmp_path):
+    visitor = visit()
+    visitor.tab("Audio")
+    visitor.give(files["Audio"])
+    visitor.button("Describe it").click()
+    visitor.answer()
+    visitor.tab("Image")
+    Image.effect_noise((60, 42), 80).save(tmp_path / "only-shown.png")
+    visitor.give(tmp_path / "only-shown.png")
+    visitor.page.get_by_label("Remove Image").wait_for()
+    visitor.panel("This visit")
+    visitor.page.wait_for_timeout(ANIMATION)
+    assert "only-shown.png" in {path.name for path in uploaded(site)}
+    visitor.button("Delete my files and answers").click()
+    visitor.page.get_by_text("Your files and answers are deleted.").wait_for()
+    assert "only-shown.png" not in {path.name for path in uploaded(site)}
+
+
 def test_two_settings_are_compared_side_by_side(visit, site, files):
     visitor = visit()
     visitor.give(files["Image"])

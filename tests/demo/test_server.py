@@ -161,6 +161,19 @@ def test_a_client_over_its_rate_is_told_how_long_to_wait(client, service, pictur
     assert refused.value.title.endswith("[too-many-requests]")
 
 
+def test_files_that_were_only_shown_are_deleted_on_request_but_not_another_visitors(service):
+    handlers, ann, bob = Handlers(service), gr.Request(session_hash="ann"), gr.Request(session_hash="bob")
+    mine, shared = (service.uploads.folder / name for name in ("mine.wav", "shared.wav"))
+    for file, visitors in ((mine, [ann]), (shared, [ann, bob])):
+        file.write_bytes(b"no sound")
+        for visitor in visitors:
+            handlers.perceived("audio", {"path": str(file)}, False, None, visitor)
+    handlers.delete_uploads(ann)
+    assert not mine.exists() and shared.exists()
+    handlers.delete_uploads(bob)
+    assert not shared.exists()
+
+
 def test_every_endpoint_is_a_tool_of_the_model_context_protocol(picture, service):
     import anyio
     from mcp import ClientSession
