@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 from PIL import Image
 
 from epalm.demo import uploads
@@ -157,6 +159,50 @@ def test_a_purge_takes_empty_folders_and_passes_over_what_others_delete_meanwhil
         visitors.join()
     assert kept.purge(age=0) == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_purge_takes_an_old_folder_that_another_empty_one_left_just_now(tmp_path, monkeypatch):
+    (tmp_path / "empty" / "deeper").mkdir(parents=True)
+    rmdir = Path.rmdir
+    monkeypatch.setattr(Path, "rmdir", lambda path: (time.sleep(0.05), rmdir(path)))  # the clock goes on
+    Uploads(tmp_path, kept=1000).purge(age=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_deleted_is_logged_and_the_others_go(tmp_path, monkeypatch, capfd):
+    counts: list[int] = []
+    kept = Uploads(tmp_path, kept=1000, deleted=counts.append)
+    stuck, *others = paths = [put(tmp_path, name) for name in ("stuck", "one", "two")]
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path == stuck:
+            raise PermissionError(str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    for path in (stuck, others[0]):
+        kept.use(path, "a")
+    assert kept.forget("a") == 1 and kept.purge(age=0) == 1
+    assert [path for path in paths if path.exists()] == [stuck] and counts == [1, 1]
+    assert capfd.readouterr().err.splitlines() == ["upload not deleted  type=PermissionError"] * 2
+
+
+def test_two_servers_that_start_at_once_have_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    folders: list[Path] = []
+
+    class Slow(FileLock):
+        def acquire(self, *args, **options):
+            if "blocking" not in options and not Path(self.lock_file).exists():
+                Path(self.lock_file).touch()  # it is there, and not taken yet
+                monkeypatch.setattr(uploads, "FileLock", FileLock)
+                folders.append(uploads.claim(tmp_path))
+            return super().acquire(*args, **options)
+
+    monkeypatch.setattr(uploads, "FileLock", Slow)
+    folders.append(uploads.claim(tmp_path))
+    assert len(set(folders)) == 2 and all(folder.is_dir() for folder in folders)
 
 
 def test_a_new_server_deletes_what_a_killed_one_left(tmp_path, monkeypatch):
