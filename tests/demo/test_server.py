@@ -8,11 +8,13 @@ import io
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
+import anyio
 import gradio as gr
 import httpx
 import pytest
@@ -147,6 +149,45 @@ def test_a_single_call_is_forgotten_when_it_is_over(url, blocks):
         assert event not in blocks.state_holder.session_data
 
 
+def broken_off(blocks: gr.Blocks, path: str) -> int:
+    """Begin an upload to this path and be gone; the status of the answer that nobody gets."""
+    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="x.mp4"\r\n\r\n'
+    came = iter([{"type": "http.request", "body": head + b"half", "more_body": True}])
+    sent: list[dict] = []
+
+    async def receive() -> dict:
+        return next(came, {"type": "http.disconnect"})
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    headers = {**KEY, "Content-Type": "multipart/form-data; boundary=b"}.items()
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers],
+    }
+    with ThreadPoolExecutor(1) as elsewhere:  # a browser of other tests has this thread's loop
+        elsewhere.submit(anyio.run, blocks.app, scope, receive, send).result()
+    return sent[0]["status"]
+
+
+def test_an_upload_that_breaks_off_is_one_line_in_the_log(url, blocks, capfd):
+    assert broken_off(blocks, "/gradio_api/upload") == 400
+    assert capfd.readouterr().err == "upload broken off\n"
+
+
+@pytest.mark.parametrize("path", ["component_server", "component_server/"])
+def test_no_file_is_taken_for_functions_of_the_pages_parts(url, blocks, tmp_path, monkeypatch, path):
+    """None of them has any, and Gradio would leave the file outside of the folder of uploads."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert not any(getattr(part, "server_fns", None) for part in blocks.blocks.values())
+    assert broken_off(blocks, f"/gradio_api/{path}") == 404
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_model_is_refused_by_name(client, tmp_path, picture):
     with pytest.raises(AppError, match="There is no model 'other' here; there are: model.") as refused:
         client.predict(handle_file(picture), 1, 0, "other", api_name="/caption_image")
@@ -175,7 +216,6 @@ def test_files_that_were_only_shown_are_deleted_on_request_but_not_another_visit
 
 
 def test_every_endpoint_is_a_tool_of_the_model_context_protocol(picture, service):
-    import anyio
     from mcp import ClientSession
     from mcp.client.streamable_http import streamablehttp_client
 
