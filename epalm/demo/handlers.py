@@ -91,7 +91,7 @@ class Handlers:
     ) -> None:
         """Refusal of what is over a limit."""
         limits = self.service.limits
-        limits.check_settings(settings.beams, settings.max_new_tokens)
+        limits.check_settings(settings.beams, settings.max_new_tokens, settings.mask)
         limits.check_question(question)
         reader = self.service.reader
         limits.check_file(path, modality or reader.modality_of(path), reader)

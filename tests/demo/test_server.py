@@ -115,6 +115,10 @@ def test_a_log_that_cannot_be_written_costs_nothing_else(monkeypatch, problem):
         ([{"path": "/etc/passwd"}, "what?", 1, 0, None], "no-file"),
         ([{"path": "http://127.0.0.1/x.png"}, "what?", 1, 0, None], "no-file"),
         ([{"path": "\0"}, "what?", 1, 0, None], "no-file"),
+        ([{"path": "\ud83d"}, "what?", 1, 0, None], "no-file"),
+        ([{"path": str(EXAMPLES / ("x" * 300))}, "what?", 1, 0, None], "no-file"),
+        ([EXAMPLE, "what \ud83d?", 1, 0, None], "bad-question"),
+        ([EXAMPLE, "what?", 1, 0, "\ud83d"], "bad-model"),
         ([FILE | {"path": "/etc/passwd"}, "what?", 1, 0, None], "bad-request"),
         ([FILE | {"path": "https://example.org/x.png"}, "what?", 1, 0, None], "no-file"),
         (
@@ -130,7 +134,8 @@ def test_a_log_that_cannot_be_written_costs_nothing_else(monkeypatch, problem):
 )
 def test_what_no_page_would_send_gets_a_code(url, data, code):
     endpoint = f"{url}gradio_api/call/ask_image"
-    event = httpx.post(endpoint, json={"data": data}, headers=KEY).json()["event_id"]
+    sent = {"content": json.dumps({"data": data}), "headers": KEY | {"Content-Type": "application/json"}}
+    event = httpx.post(endpoint, **sent).json()["event_id"]
     assert f"[{code}]" in httpx.get(f"{endpoint}/{event}", timeout=60, headers=KEY).text
 
 
