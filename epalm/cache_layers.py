@@ -80,6 +80,15 @@ class RoomyLayer(DynamicLayer):
         first = self.width - width
         self.place(self.keys[chosen, :, first:], self.values[chosen, :, first:])
 
+    def cut(self, number: int, width: int) -> None:
+        """As `keep`, for the first texts; takes no memory, as it is for when there is none left."""
+        if not number:
+            self.width = 0
+            return
+        first = self.width - width
+        self.room = (self.room[0][:number, :, first:], self.room[1][:number, :, first:])
+        self._show(width)
+
     def place(self, keys: Tensor, values: Tensor, reserve: int = ROOM) -> None:
         """Hold these, with so many new columns in reserve."""
         width = keys.shape[2]

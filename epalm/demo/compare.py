@@ -9,7 +9,7 @@ import gradio as gr
 
 from epalm.demo.answering import Settings
 from epalm.demo.handlers import RUNS, Handlers, Upload
-from epalm.demo.limits import MOST_BEAMS
+from epalm.demo.limits import MASKS, MOST_BEAMS
 from epalm.media.container import Modality
 
 AS_TRAINED = "as trained"
@@ -29,9 +29,7 @@ def compare_panel(handlers: Handlers, modality: Modality, inputs: list[Any]) -> 
     with gr.Accordion("Compare with another setting", open=False):
         with gr.Row():
             model = gr.Dropdown(offers, value=offers[0][1], label="Model", min_width=120)
-            mask = gr.Dropdown(
-                [AS_TRAINED, "causal", "reference"], value=AS_TRAINED, label="Mask mode", min_width=120
-            )
+            mask = gr.Dropdown([AS_TRAINED, *MASKS], value=AS_TRAINED, label="Mask mode", min_width=120)
             beams = gr.Slider(1, MOST_BEAMS, value=3, step=1, label="Beams", min_width=120)
         button = gr.Button("Compare")
         with gr.Row():

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import gradio as gr
 from gradio.route_utils import FnIndexInferError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from epalm.demo import logs
@@ -91,7 +91,7 @@ def elsewhere(file: dict[str, Any]) -> bool:
     return isinstance(file["path"], str) and file["path"].lower().startswith(("http:", "https:"))
 
 
-def no_such_endpoint(request: Request, error: Exception) -> Response:
+def no_such_endpoint(request: Request, error: Exception | None = None) -> Response:
     """For a call of what is no endpoint."""
     says = "There is no such endpoint here: the page and /gradio_api/info list them."
     return JSONResponse({"error": says, "code": "bad-request"}, 404)
@@ -100,6 +100,12 @@ def no_such_endpoint(request: Request, error: Exception) -> Response:
 def unfit(request: Request, error: Exception) -> Response:
     """For a call with values that the endpoint does not take."""
     return JSONResponse({"error": UNFIT, "code": "bad-request"}, 422)
+
+
+def broken_off(request: Request, error: Exception) -> Response:
+    """For a client that was gone before its upload was complete."""
+    logs.event("upload broken off")
+    return Response(status_code=400)
 
 
 def unexpected(request: Request, error: Exception) -> Response:
@@ -113,5 +119,6 @@ ANSWERS = {
     FnIndexInferError: no_such_endpoint,
     KeyError: no_such_endpoint,
     TypeError: unfit,
+    ClientDisconnect: broken_off,
     Exception: unexpected,
 }

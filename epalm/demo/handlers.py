@@ -90,7 +90,7 @@ class Handlers:
     ) -> None:
         """Refusal of what is over a limit."""
         limits = self.service.limits
-        limits.check_settings(settings.beams, settings.max_new_tokens)
+        limits.check_settings(settings.beams, settings.max_new_tokens, settings.mask)
         limits.check_question(question)
         reader = self.service.reader
         limits.check_file(path, modality or reader.modality_of(path), reader)
@@ -146,6 +146,12 @@ class Handlers:
         for text, says, _ in self.answers("compare", modality, upload, question, both[1], request):
             yield *first, text, says
 
+    def given(self, upload: Upload, request: gr.Request | None) -> Path:
+        """The file that a visit gave, which is deleted with it, asked about or not."""
+        path = self.service.file(upload, "There is no file.")
+        self.service.uploads.use(path, visit(request))
+        return path
+
     def perceived(
         self, modality: Modality, upload: Upload, asks: bool, model: str | None, request: gr.Request | None
     ) -> tuple[dict, str]:
@@ -154,7 +160,7 @@ class Handlers:
             return gr.update(value=None, visible=False), ""
         path = None
         try:
-            path = self.service.file(upload, "There is no file.")
+            path = self.given(upload, request)
             self.service.limits.check_file(path, modality, self.service.reader)
             recipe = self.recipe(modality, asks, model)
             made, sentence = recipe.preview(path, self.service.reader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from epalm.media.container import Modality
 from epalm.media.reader import Reader
 
 MOST_BEAMS, MOST_TOKENS = 8, 100
+MASKS = ("causal", "reference")
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,12 @@ class Limits:
     question: int = 1000  # characters
     answer_seconds: int = 120  # that one answer may take to compute
 
-    def check_settings(self, beams: float, max_new_tokens: float) -> None:
-        """Refusal unless both are whole numbers in their ranges; no tokens means the model's own limit."""
+    def check_settings(self, beams: float, max_new_tokens: float, mask: object = None) -> None:
+        """Refusal unless both are whole numbers in their ranges; no tokens means the model's own limit.
+
+        Args:
+            mask: a mask mode, or None for that of the model.
+        """
         whole = all(
             isinstance(n, int) or (isinstance(n, float) and n.is_integer()) for n in (beams, max_new_tokens)
         )
@@ -34,6 +40,8 @@ class Limits:
                 "bad-setting",
                 f"Beams go from 1 to {MOST_BEAMS}, the longest text from 0 to {MOST_TOKENS} tokens.",
             )
+        if mask is not None and mask not in MASKS:
+            raise Refusal("bad-setting", f"There are these mask modes: {', '.join(MASKS)}.")
 
     def check_question(self, question: str | None) -> None:
         """Refusal of what cannot be asked; None asks for a caption."""
@@ -43,6 +51,8 @@ class Limits:
             raise Refusal(
                 "bad-question", "The question is empty; type what you want to know, such as 'what is this?'."
             )
+        if not sendable(question):
+            raise Refusal("bad-question", "The question has half of a character in it; please type it anew.")
         length = len(" ".join(question.split()))
         if length > self.question:
             raise Refusal(
@@ -52,7 +62,11 @@ class Limits:
 
     def check_file(self, path: Path, modality: Modality, reader: Reader) -> None:
         """Refusal of a file that is too large, by its header; one without is left to the reader."""
-        if path.is_file() and (size := path.stat().st_size) > self.megabytes * 1_000_000:
+        try:
+            size = path.stat().st_size
+        except OSError:  # it was deleted just now: the reader says so
+            size = 0
+        if size > self.megabytes * 1_000_000:
             raise Refusal(
                 "file-too-large",
                 f"{path.name} has {size / 1e6:,.0f} MB, but at most {self.megabytes} are taken: shrink it.",
@@ -70,6 +84,11 @@ class Limits:
             )
 
 
+def sendable(text: str) -> bool:
+    """Whether a text is whole: JSON can bring half of a character, such as one of an emoji's two codes."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 class RateLimit:
     """A bucket of requests for each client: it holds one minute's worth, and fills at that rate.
 
@@ -82,10 +101,10 @@ class RateLimit:
         self.buckets: dict[str, tuple[float, float]] = {}  # client -> requests left, when that was
         self.lock = threading.Lock()
 
-    def take(self, client: str) -> float:
-        """Seconds to wait until this client may make a request; 0 takes one."""
+    def take(self, client: str) -> int:
+        """Whole seconds to wait until this client may make a request; 0 takes one."""
         if not self.per_minute:
-            return 0.0
+            return 0
         rate, now = self.per_minute / 60, time.monotonic()
         with self.lock:
             if len(self.buckets) > 10_000:  # those that are full again need not be remembered
@@ -98,14 +117,14 @@ class RateLimit:
             left = min(self.per_minute, left + (now - at) * rate)
             if left < 1:
                 self.buckets[client] = left, now
-                return (1 - left) / rate
+                return math.ceil((1 - left) / rate)
             self.buckets[client] = left - 1, now
-            return 0.0
+            return 0
 
     def check(self, client: str) -> None:
         """Refusal of a client that asks too often."""
         if wait := self.take(client):
             raise Refusal(
                 "too-many-requests",
-                f"You may ask {self.per_minute} times a minute here; please wait {wait:.0f} seconds.",
+                f"You may ask {self.per_minute} times a minute here; please wait {wait} seconds.",
             )

@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 LOGGER = logging.getLogger("epalm.demo")
@@ -39,7 +40,10 @@ class ToStderr(logging.Handler):
     """Writes to whatever standard error is now; a stream handler would keep the first one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        line = self.format(record)
+        # A closed terminal or a full disk must not cost the request that is logged.
+        with suppress(OSError, ValueError):
+            print(line, file=sys.stderr, flush=True)
 
 
 def facts_of(record: logging.LogRecord) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from epalm.demo.explain_panel import explain_panel
 from epalm.demo.handlers import RUNS, Handlers, Upload
 from epalm.demo.limits import MOST_BEAMS, MOST_TOKENS
 from epalm.demo.models import Offer
+from epalm.demo.problems import Refusal
 from epalm.demo.service import EXAMPLES
 from epalm.demo.texts import TABS
 from epalm.media.container import Modality
@@ -214,6 +216,10 @@ def media_tab(handlers: Handlers, modality: Modality, model: gr.Dropdown, again:
     ) -> tuple[dict, str]:
         return handlers.perceived(modality, media, mode == "Question", model, request)
 
+    def give(media: Upload, request: gr.Request) -> None:
+        with suppress(Refusal):  # it was taken away
+            handlers.given(media, request)
+
     show.__name__ = "frames" if modality == "video" else "spectrogram"
     mode.change(
         of_mode, mode, [question, questions, ask, describe],
@@ -248,7 +254,9 @@ def media_tab(handlers: Handlers, modality: Modality, model: gr.Dropdown, again:
     examples.load_input_event.then(
         of_example, [again, mode, question], again, show_progress="hidden", **PRIVATE
     )  # in the queue: what changes outside of it does not trigger the state's own events
-    if preview is not None:
+    if preview is None:
+        media.change(give, media, None, preprocess=False, queue=False, show_progress="hidden", **PRIVATE)
+    else:
         gr.on(
             [media.change, mode.change, *asking],
             show,

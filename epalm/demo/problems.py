@@ -63,6 +63,7 @@ def explained(error: Exception, path: Path | None = None) -> tuple[str, str]:
         return "internal", UNEXPECTED
     if path is not None:
         sentence = sentence.replace(str(path), path.name)
+    sentence = sentence.encode(errors="replace").decode()  # half of a character could not be sent
     return code, html.escape(sentence, quote=False)
 
 

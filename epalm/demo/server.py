@@ -24,7 +24,7 @@ from epalm.cli.terminal import REFUSED, quiet_libraries, say
 from epalm.demo import logs, options, uploads
 from epalm.demo.flow import Flow
 from epalm.demo.gpu import GPU
-from epalm.demo.guarded import ANSWERS
+from epalm.demo.guarded import ANSWERS, no_such_endpoint
 from epalm.demo.limits import Limits, RateLimit
 from epalm.demo.models import Models, Progress, offer
 from epalm.demo.page import page
@@ -47,6 +47,9 @@ SESSIONS = 1000  # visits that are remembered; each takes a third of a megabyte
 OPEN = ("/health", "/gradio_api/startup-events")
 DELIVERY = 3.0  # seconds at the end, for answers that are made but not yet fetched
 SENDING = 0.3  # and for what was fetched to pass through the socket
+# Gradio's way to functions of the page's parts, of which none has any. It takes files, though, and those
+# whose upload breaks off stay outside of the folder of uploads.
+UNUSED = "/component_server"
 UPLOADS_PER_REQUEST = 2  # uploads count against a client's rate, but a request may need two
 
 
@@ -70,6 +73,9 @@ class Gate:
                 status_code=401,
                 headers={"WWW-Authenticate": 'Basic realm="eP-ALM", charset="UTF-8"'},
             )(scope, receive, send)
+            return
+        if scope["path"].rstrip("/").endswith(UNUSED):
+            await no_such_endpoint(Request(scope))(scope, receive, send)
             return
 
         async def send_with_policy(message: Any) -> None:

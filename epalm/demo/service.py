@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from epalm.demo.flow import Flow
-from epalm.demo.limits import Limits, RateLimit
+from epalm.demo.limits import Limits, RateLimit, sendable
 from epalm.demo.metrics import Metrics
 from epalm.demo.models import Models
 from epalm.demo.problems import Refusal
@@ -62,12 +63,12 @@ class Service:
             Refusal: there is none, or it is no upload and no example.
         """
         path = upload.get("path") if isinstance(upload, dict) else None
-        if not isinstance(path, str) or not path or "\0" in path:
+        if not isinstance(path, str) or not path or "\0" in path or not sendable(path):
             raise Refusal("no-file", missing)
         resolved = Path(path).resolve()
         if not (resolved.is_relative_to(self.uploads.folder) or resolved.is_relative_to(EXAMPLES)):
             raise Refusal("no-file", "Only files that were uploaded here are read: upload it first.")
-        if not resolved.is_file():
+        if not os.path.isfile(resolved):  # Path.is_file raises an error if the name is too long
             raise Refusal(
                 "no-file", f"{resolved.name} is no longer here, as uploads are deleted: give it once more."
             )

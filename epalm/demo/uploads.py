@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from PIL import Image
 
+from epalm.demo import logs
 from epalm.errors import EPALMError, reason
 
 
@@ -49,6 +50,7 @@ def _claim(base: Path) -> Path:
     folder = Path(tempfile.mkdtemp(dir=base))
     lock = FileLock(folder.with_suffix(".lock"))
     lock.acquire()
+    folder.mkdir(mode=0o700, exist_ok=True)  # a server that starts just now may have found the lock free
     _HELD.append(lock)
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     return folder
@@ -97,10 +99,9 @@ class Uploads:
                 self.users[path].discard(visit)
             for path in alone:
                 del self.users[path]
-        for path in alone:
-            self._delete(path)
-        self.deleted(len(alone))
-        return len(alone)
+        count = sum([self._delete(path) for path in alone])
+        self.deleted(count)
+        return count
 
     def purge(self, age: float | None = None) -> int:
         """Delete all files and empty folders that are older than `age` (normally `kept`) seconds.
@@ -110,17 +111,18 @@ class Uploads:
         """
         latest = time.time() - (self.kept if age is None else age)
         count = 0
-        # os.walk passes over a folder that another request deletes meanwhile; Path.rglob would raise.
-        for folder, folders, names in os.walk(self.folder, topdown=False):
-            here = Path(folder)
+        # os.walk passes over a folder that another request deletes meanwhile; Path.rglob would raise. Which
+        # folders are old is settled before anything is deleted, as that renews the folder where it was.
+        walk = os.walk(self.folder, topdown=False)
+        tree = [(Path(here), _older(Path(here), latest), folders, names) for here, folders, names in walk]
+        for here, old, folders, names in tree:
             links = [name for name in folders if (here / name).is_symlink()]
             for path in [here / name for name in names + links]:
-                if _older(path, latest):
-                    self._delete(path)
+                if _older(path, latest) and self._delete(path):
                     with self.lock:
                         self.users.pop(path, None)
                     count += 1
-            if here != self.folder and _older(here, latest):
+            if old and here != self.folder:
                 with suppress(OSError):  # something is in it
                     here.rmdir()
         self.deleted(count)
@@ -143,20 +145,26 @@ class Uploads:
     def _is_upload(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self.folder)
 
-    def _delete(self, path: Path) -> None:
-        path.unlink(missing_ok=True)
+    def _delete(self, path: Path) -> bool:
+        """Delete a file, and the folders that are empty without it; False if it cannot be."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:  # the others are deleted all the same
+            logs.event("upload not deleted", "warning", type=type(error).__name__)
+            return False
         parent = path.parent
         while parent != self.folder and self._is_upload(parent):
             try:
                 parent.rmdir()
             except OSError:  # another file is in it
-                return
+                break
             parent = parent.parent
+        return True
 
 
 def _older(path: Path, latest: float) -> bool:
-    """Whether a path exists and was last put there, or a folder last changed, by then."""
+    """Whether a path is there, and was put there, or a folder last changed, by then."""
     try:
         return path.lstat().st_ctime <= latest
-    except FileNotFoundError:
+    except OSError:
         return False

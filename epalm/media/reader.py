@@ -119,7 +119,10 @@ class ReadingProcess:
     def start(self) -> Self:
         """Start one process now, so that the first file does not wait for it."""
         worker = self._idle.get()
-        self._idle.put(worker or self._new())
+        try:
+            worker = worker or self._new()
+        finally:
+            self._idle.put(worker)
         return self
 
     def modality_of(self, source: Source) -> Modality:
@@ -162,19 +165,18 @@ class ReadingProcess:
         content = source if isinstance(source, bytes) else b""
         path = None if isinstance(source, bytes) else os.fspath(source)
         task = {**task, "path": path, "folder": os.getcwd(), "name": name}
-        worker = self._idle.get() or self._new()
-        then: Worker | None = worker  # reads the next file
+        idle = self._idle.get()
+        then: Worker | None = None  # reads the next file
         try:
+            worker = idle or self._new()
             header, body = worker.ask(task, content)
+            then = worker
         except Lost as lost:
-            worker.stop()
             log.info("The reading process was lost (%s) while reading %s; starting another one.", lost, name)
-            then = None if self._closed else self._new()
+            if not self._closed:
+                with contextlib.suppress(EPALMError):  # else the next file starts it
+                    then = self._new()
             raise EPALMError(lost.sentence(name, self.seconds)) from lost
-        except BaseException:  # Ctrl-C: this answer must not be taken for the next file's
-            worker.stop()
-            then = None
-            raise
         finally:
             self._idle.put(then)
         if problem := header.get("problem"):
@@ -198,28 +200,47 @@ class Lost(Exception):
 
 
 class Worker:
-    """One reading process."""
+    """One reading process.
+
+    Raises:
+        EPALMError: it cannot be started.
+    """
 
     def __init__(self, seconds: float, megabytes: int) -> None:
         self.seconds = seconds
         root = str(Path(__file__).parents[2])
         # Large results use shared memory, which is many times faster than a pipe.
-        self.shared = os.memfd_create("epalm-reader") if hasattr(os, "memfd_create") else -1
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", BOOT, root, str(seconds), str(megabytes), str(self.shared)],
-            pass_fds=() if self.shared < 0 else (self.shared,),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        )
+        self.shared = -1
+        try:
+            if hasattr(os, "memfd_create"):
+                self.shared = os.memfd_create("epalm-reader")
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", BOOT, root, str(seconds), str(megabytes), str(self.shared)],
+                pass_fds=() if self.shared < 0 else (self.shared,),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            )
+        except OSError as error:  # too little memory, too many processes or open files
+            self._unshare()
+            raise EPALMError(
+                f"The program that reads files cannot be started ({error.strerror}): try again in a moment."
+            ) from error
         self.ready = False
 
     def ask(self, task: dict[str, Any], content: bytes) -> tuple[dict[str, Any], Buffer]:
-        """The worker's answer; raises Lost if it crashes or takes too long."""
-        if not self.ready:
-            self._within(PATIENCE, lambda: receive(self._out))
-            self.ready = True
-        return self._within(self.seconds, lambda: self._exchange(task, content))
+        """The worker's answer; raises Lost if it crashes or takes too long.
+
+        After any error it has ended: on Ctrl-C, this answer must not be taken for the next file's.
+        """
+        try:
+            if not self.ready:
+                self._within(PATIENCE, lambda: receive(self._out))
+                self.ready = True
+            return self._within(self.seconds, lambda: self._exchange(task, content))
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         self.process.kill()
@@ -228,6 +249,9 @@ class Worker:
             if pipe:
                 with contextlib.suppress(OSError):  # unwritten data
                     pipe.close()
+        self._unshare()
+
+    def _unshare(self) -> None:
         if self.shared >= 0:
             os.close(self.shared)
             self.shared = -1

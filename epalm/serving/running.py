@@ -115,12 +115,18 @@ class RunningBatch:
             for row, pad in enumerate(pads):
                 for part in layer if pad else ():
                     part[row, :, pad : front + pad] = part[row, :, :front].clone()
-        self._cache.add(filled, pads)
-        for text in texts:
-            stops = self.end | text.adapted.text.stops  # anything after a stop is not part of the answer
-            self.texts.append(Text(text.owner, len(text.ids), prompt_len, text.limit, stops))
-        self._last += [0] * len(texts)
-        self._take(logits[:, -1], len(self.texts) - len(texts))
+        before = len(self.texts)
+        try:
+            self._cache.add(filled, pads)
+            for text in texts:
+                stops = self.end | text.adapted.text.stops  # anything after a stop is not part of the answer
+                self.texts.append(Text(text.owner, len(text.ids), prompt_len, text.limit, stops))
+            self._last += [0] * len(texts)
+            self._take(logits[:, -1], before)
+        except BaseException:  # too little memory in one of the layers, for example: the others go on
+            del self.texts[before:], self._last[before:]
+            self._cache.cut(before)
+            raise
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -186,6 +192,13 @@ class _SharedCache(Cache):
         for i, layer in enumerate(self.roomy):
             self.lengths[i] = [self.lengths[i][place] for place in places]
             layer.keep(places, max(self.lengths[i], default=0))
+        self._keys = []
+
+    def cut(self, number: int) -> None:
+        """Drop all texts but the first, from those layers that have more."""
+        for i, layer in enumerate(self.roomy):
+            self.lengths[i] = self.lengths[i][:number]
+            layer.cut(number, max(self.lengths[i], default=0))
         self._keys = []
 
     def masks(self, dtype: torch.dtype) -> list[Tensor | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import time
 from pathlib import Path
 
@@ -36,10 +35,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def uploaded(site) -> set[Path]:
-    """The files of all visits; earlier visits' may go at any time, which os.walk passes over."""
-    walk = os.walk(site.service.uploads.folder)
-    return {Path(folder) / name for folder, _, names in walk for name in names}
+def of_visit(site, name: str) -> set[Path]:
+    """What the visit that gave a file of this name uploaded, and what was made of it."""
+    with site.service.uploads.lock:
+        users = {path: set(visits) for path, visits in site.service.uploads.users.items()}
+    [visit] = set().union(*(visits for path, visits in users.items() if path.name == name))
+    return {path for path, visits in users.items() if visit in visits}
 
 
 @pytest.mark.parametrize("tab", ["Image", "Video", "Audio"])
@@ -145,10 +146,9 @@ def test_stop_ends_a_long_answer(visit, site, files, monkeypatch):
 
 
 def test_the_answers_of_a_visit_are_shown_asked_again_downloaded_and_deleted(visit, site, files, tmp_path):
-    own = {tab: tmp_path / path.name for tab, path in files.items()}  # other visits have the same files
+    own = {tab: tmp_path / f"own-{path.name}" for tab, path in files.items()}  # no other visit has them
     Image.effect_noise((60, 41), 80).save(own["Image"])
     soundfile.write(own["Audio"], 0.3 * np.sin(np.arange(16_000) / 8), 16_000)
-    before = uploaded(site)
     visitor = visit()
     visitor.give(own["Image"])
     visitor.button("Describe it").click()
@@ -166,7 +166,7 @@ def test_the_answers_of_a_visit_are_shown_asked_again_downloaded_and_deleted(vis
         visitor.button("Download as JSON").click()
     download.value.save_as(tmp_path / "answers.json")
     rows = json.loads((tmp_path / "answers.json").read_text())
-    assert [row["file"] for row in rows] == ["tone.wav", "noise.png"]
+    assert [row["file"] for row in rows] == ["own-tone.wav", "own-noise.png"]
     assert rows[1]["answer"] == first and "path" not in rows[1]
     with visitor.page.expect_download() as download:
         visitor.button("Download as CSV").click()
@@ -180,10 +180,34 @@ def test_the_answers_of_a_visit_are_shown_asked_again_downloaded_and_deleted(vis
     entries.nth(2).wait_for()
     assert visitor.page.get_by_test_id("toast-body").count() == 0  # the other tabs have nothing to ask
 
+    mine = of_visit(site, own["Image"].name)
+    assert {path.name for path in mine} == {"own-noise.png", "own-tone.wav", "made.png"}
     visitor.button("Delete my files and answers").click()
     visitor.page.get_by_text("Your files and answers are deleted.").wait_for()
-    assert uploaded(site) <= before
+    assert not any(path.exists() for path in mine)
     visitor.page.get_by_text("What you ask appears here").wait_for()
+
+
+def test_a_picture_that_was_not_asked_about_is_deleted_too(visit, site, files, tmp_path):
+    visitor = visit()
+    visitor.tab("Audio")
+    visitor.give(files["Audio"])
+    visitor.button("Describe it").click()
+    visitor.answer()
+    visitor.tab("Image")
+    Image.effect_noise((60, 42), 80).save(tmp_path / "only-shown.png")
+    visitor.give(tmp_path / "only-shown.png")
+    visitor.page.get_by_label("Remove Image").wait_for()
+    visitor.panel("This visit")
+    for _ in range(100):  # until the server knows whose it is
+        if any(path.name == "only-shown.png" for path in list(site.service.uploads.users)):
+            break
+        visitor.page.wait_for_timeout(100)
+    mine = of_visit(site, "only-shown.png")
+    assert "tone.wav" in {path.name for path in mine}
+    visitor.button("Delete my files and answers").click()
+    visitor.page.get_by_text("Your files and answers are deleted.").wait_for()
+    assert not any(path.exists() for path in mine if path.name != "tone.wav")  # others have that, too
 
 
 def test_two_settings_are_compared_side_by_side(visit, site, files):

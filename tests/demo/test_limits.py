@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 from PIL import Image
 
 from epalm.demo import uploads
@@ -18,7 +20,8 @@ from epalm.demo.flow import Flow
 from epalm.demo.limits import Limits, RateLimit
 from epalm.demo.problems import Refusal, explained
 from epalm.demo.uploads import Uploads
-from epalm.media.reader import HERE
+from epalm.errors import EPALMError
+from epalm.media.reader import HERE, Reading
 from tests.demo.test_app import film
 
 SMALL = Limits(megabytes=1, megapixels=1, seconds=2, question=20)
@@ -63,7 +66,14 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "question, says", [("", "empty"), (" \n", "empty"), ("why? " * 5, "24 characters"), (3, "empty")]
+    "question, says",
+    [
+        ("", "empty"),
+        (" \n", "empty"),
+        ("why? " * 5, "24 characters"),
+        (3, "empty"),
+        ("why \ud83d?", "half of a character"),
+    ],
 )
 def test_a_question_that_cannot_be_asked_is_refused(question, says):
     with pytest.raises(Refusal, match=says) as refused:
@@ -77,6 +87,26 @@ def test_a_question_that_cannot_be_asked_is_refused(question, says):
 def test_settings_out_of_range_are_refused(beams, tokens):
     with pytest.raises(Refusal, match="Beams go from 1 to 8"):
         SMALL.check_settings(beams, tokens)
+
+
+@pytest.mark.parametrize("mask", ["foo", "", 1, ["causal"]])
+def test_a_mask_mode_that_there_is_not_is_refused(mask):
+    SMALL.check_settings(1, 0, "reference")
+    with pytest.raises(Refusal, match="these mask modes: causal, reference"):
+        SMALL.check_settings(1, 0, mask)
+
+
+def test_a_file_that_goes_meanwhile_is_left_to_the_reader(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "is_file", lambda path: True)  # it was still there a moment ago
+    SMALL.check_file(tmp_path / "gone.png", "image", HERE)
+    with pytest.raises(EPALMError, match="gone.png"):
+        HERE.read(tmp_path / "gone.png", Reading("image"))
+
+
+def test_who_has_to_wait_is_never_told_to_wait_no_time(monkeypatch):
+    monkeypatch.setattr("time.monotonic", lambda: 0.0)
+    rate = RateLimit(600)  # a tenth of a second each
+    assert [rate.take("a") for _ in range(601)] == [0] * 600 + [1]
 
 
 def test_a_client_that_asks_too_often_waits_and_others_do_not():
@@ -111,6 +141,11 @@ def test_memory_that_runs_out_has_its_own_code():
     code, sentence = explained(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to …"))
     assert code == "out-of-memory" and "smaller file" in sentence
     assert explained(MemoryError())[0] == "out-of-memory"
+
+
+def test_a_sentence_about_half_of_a_character_can_be_sent():
+    code, sentence = explained(Refusal("bad-model", "There is no model '\ud83d' here."))
+    assert (code, sentence) == ("bad-model", "There is no model '?' here.")
 
 
 def put(folder: Path, name: str) -> Path:
@@ -157,6 +192,50 @@ def test_a_purge_takes_empty_folders_and_passes_over_what_others_delete_meanwhil
         visitors.join()
     assert kept.purge(age=0) == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_purge_takes_an_old_folder_that_another_empty_one_left_just_now(tmp_path, monkeypatch):
+    (tmp_path / "empty" / "deeper").mkdir(parents=True)
+    rmdir = Path.rmdir
+    monkeypatch.setattr(Path, "rmdir", lambda path: (time.sleep(0.05), rmdir(path)))  # the clock goes on
+    Uploads(tmp_path, kept=1000).purge(age=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_deleted_is_logged_and_the_others_go(tmp_path, monkeypatch, capfd):
+    counts: list[int] = []
+    kept = Uploads(tmp_path, kept=1000, deleted=counts.append)
+    stuck, *others = paths = [put(tmp_path, name) for name in ("stuck", "one", "two")]
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path == stuck:
+            raise PermissionError(str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    for path in (stuck, others[0]):
+        kept.use(path, "a")
+    assert kept.forget("a") == 1 and kept.purge(age=0) == 1
+    assert [path for path in paths if path.exists()] == [stuck] and counts == [1, 1]
+    assert capfd.readouterr().err.splitlines() == ["upload not deleted  type=PermissionError"] * 2
+
+
+def test_two_servers_that_start_at_once_have_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    folders: list[Path] = []
+
+    class Slow(FileLock):
+        def acquire(self, *args, **options):
+            if "blocking" not in options and not Path(self.lock_file).exists():
+                Path(self.lock_file).touch()  # it is there, and not taken yet
+                monkeypatch.setattr(uploads, "FileLock", FileLock)
+                folders.append(uploads.claim(tmp_path))
+            return super().acquire(*args, **options)
+
+    monkeypatch.setattr(uploads, "FileLock", Slow)
+    folders.append(uploads.claim(tmp_path))
+    assert len(set(folders)) == 2 and all(folder.is_dir() for folder in folders)
 
 
 def test_a_new_server_deletes_what_a_killed_one_left(tmp_path, monkeypatch):

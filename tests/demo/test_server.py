@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import base64
+import io
 import json
 import re
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import anyio
 import gradio as gr
 import httpx
 import pytest
@@ -97,6 +101,16 @@ def test_requests_are_counted_by_outcome_and_logged_without_what_was_sent(
     assert "epalm_models_loaded 1.0" in counted and "process_resident_memory_bytes" in counted
 
 
+@pytest.mark.parametrize("problem", [BrokenPipeError, OSError, ValueError])
+def test_a_log_that_cannot_be_written_costs_nothing_else(monkeypatch, problem):
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise problem
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    logs.event("request", endpoint="ask_image")
+
+
 @pytest.mark.parametrize(
     "data, code",
     [
@@ -104,6 +118,10 @@ def test_requests_are_counted_by_outcome_and_logged_without_what_was_sent(
         ([{"path": "/etc/passwd"}, "what?", 1, 0, None], "no-file"),
         ([{"path": "http://127.0.0.1/x.png"}, "what?", 1, 0, None], "no-file"),
         ([{"path": "\0"}, "what?", 1, 0, None], "no-file"),
+        ([{"path": "\ud83d"}, "what?", 1, 0, None], "no-file"),
+        ([{"path": str(EXAMPLES / ("x" * 300))}, "what?", 1, 0, None], "no-file"),
+        ([EXAMPLE, "what \ud83d?", 1, 0, None], "bad-question"),
+        ([EXAMPLE, "what?", 1, 0, "\ud83d"], "bad-model"),
         ([FILE | {"path": "/etc/passwd"}, "what?", 1, 0, None], "bad-request"),
         ([FILE | {"path": "https://example.org/x.png"}, "what?", 1, 0, None], "no-file"),
         (
@@ -119,7 +137,8 @@ def test_requests_are_counted_by_outcome_and_logged_without_what_was_sent(
 )
 def test_what_no_page_would_send_gets_a_code(url, data, code):
     endpoint = f"{url}gradio_api/call/ask_image"
-    event = httpx.post(endpoint, json={"data": data}, headers=KEY).json()["event_id"]
+    sent = {"content": json.dumps({"data": data}), "headers": KEY | {"Content-Type": "application/json"}}
+    event = httpx.post(endpoint, **sent).json()["event_id"]
     assert f"[{code}]" in httpx.get(f"{endpoint}/{event}", timeout=60, headers=KEY).text
 
 
@@ -136,6 +155,45 @@ def test_a_single_call_is_forgotten_when_it_is_over(url, blocks):
         event = httpx.post(endpoint, json={"data": data}, headers=KEY).json()["event_id"]
         httpx.get(f"{endpoint}/{event}", timeout=60, headers=KEY)
         assert event not in blocks.state_holder.session_data
+
+
+def broken_off(blocks: gr.Blocks, path: str) -> int:
+    """Begin an upload to this path and be gone; the status of the answer that nobody gets."""
+    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="x.mp4"\r\n\r\n'
+    came = iter([{"type": "http.request", "body": head + b"half", "more_body": True}])
+    sent: list[dict] = []
+
+    async def receive() -> dict:
+        return next(came, {"type": "http.disconnect"})
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    headers = {**KEY, "Content-Type": "multipart/form-data; boundary=b"}.items()
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers],
+    }
+    with ThreadPoolExecutor(1) as elsewhere:  # a browser of other tests has this thread's loop
+        elsewhere.submit(anyio.run, blocks.app, scope, receive, send).result()
+    return sent[0]["status"]
+
+
+def test_an_upload_that_breaks_off_is_one_line_in_the_log(url, blocks, capfd):
+    assert broken_off(blocks, "/gradio_api/upload") == 400
+    assert capfd.readouterr().err == "upload broken off\n"
+
+
+@pytest.mark.parametrize("path", ["component_server", "component_server/"])
+def test_no_file_is_taken_for_functions_of_the_pages_parts(url, blocks, tmp_path, monkeypatch, path):
+    """None of them has any, and Gradio would leave the file outside of the folder of uploads."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert not any(getattr(part, "server_fns", None) for part in blocks.blocks.values())
+    assert broken_off(blocks, f"/gradio_api/{path}") == 404
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_model_is_refused_by_name(client, tmp_path, picture):
@@ -162,8 +220,20 @@ def test_a_client_over_its_rate_is_told_how_long_to_wait(client, service, pictur
     assert refused.value.title.endswith("[too-many-requests]")
 
 
+def test_files_that_were_only_shown_are_deleted_on_request_but_not_another_visitors(service):
+    handlers, ann, bob = Handlers(service), gr.Request(session_hash="ann"), gr.Request(session_hash="bob")
+    mine, shared = (service.uploads.folder / name for name in ("mine.wav", "shared.wav"))
+    for file, visitors in ((mine, [ann]), (shared, [ann, bob])):
+        file.write_bytes(b"no sound")
+        for visitor in visitors:
+            handlers.perceived("audio", {"path": str(file)}, False, None, visitor)
+    handlers.delete_uploads(ann)
+    assert not mine.exists() and shared.exists()
+    handlers.delete_uploads(bob)
+    assert not shared.exists()
+
+
 def test_every_endpoint_is_a_tool_of_the_model_context_protocol(picture, service):
-    import anyio
     from mcp import ClientSession
     from mcp.client.streamable_http import streamablehttp_client
 

@@ -55,16 +55,22 @@ def test_every_request_gets_the_text_that_it_gets_alone(model, scheduler, reques
     assert [ticket.result(60) for ticket in tickets] == alone
 
 
-def test_texts_of_different_adapters_and_lengths_begin_in_one_pass(model, requests):
-    """Each adapter has its own prompt, and shorter inputs are padded: no text tells."""
-    batch, newcomers = RunningBatch(model.lm), []
-    for place, request in enumerate(requests[:6]):
+def model_alone(model: EPALM, requests: list[Request]) -> list[str]:
+    return [model.generate([request], max_new_tokens=6)[0] for request in requests]
+
+
+def newcomers_of(model: EPALM, requests: list[Request]) -> list[Newcomer]:
+    """Texts of six tokens, owned by the places of their requests."""
+    newcomers = []
+    for place, request in enumerate(requests):
         name, ids, media = model._prepare(request)
         features = model.features(name, media[None])
         newcomers.append(Newcomer(place, model.adapted[name], features, ids, limit=6))
-    assert len({len(newcomer.ids) for newcomer in newcomers}) > 2
-    assert len({layout(newcomer.adapted) for newcomer in newcomers}) == 1
-    batch.join(newcomers)
+    return newcomers
+
+
+def finished(batch: RunningBatch, newcomers: list[Newcomer]) -> list[str]:
+    """The texts of a batch, once all of them are made."""
     made = {}
     while len(batch):
         ended = {text.owner: text.new for text in batch.texts if text.finished}
@@ -72,8 +78,40 @@ def test_texts_of_different_adapters_and_lengths_begin_in_one_pass(model, reques
         batch.keep([place for place, text in enumerate(batch.texts) if text.owner not in ended])
         if len(batch):
             batch.step()
-    texts = [newcomer.adapted.text.answer(made[newcomer.owner]) for newcomer in newcomers]
-    assert texts == [model.generate([request], max_new_tokens=6)[0] for request in requests[:6]]
+    return [newcomer.adapted.text.answer(made[newcomer.owner]) for newcomer in newcomers]
+
+
+def test_texts_of_different_adapters_and_lengths_begin_in_one_pass(model, requests):
+    """Each adapter has its own prompt, and shorter inputs are padded: no text tells."""
+    batch, newcomers = RunningBatch(model.lm), newcomers_of(model, requests[:6])
+    assert len({len(newcomer.ids) for newcomer in newcomers}) > 2
+    assert len({layout(newcomer.adapted) for newcomer in newcomers}) == 1
+    batch.join(newcomers)
+    assert finished(batch, newcomers) == model_alone(model, requests[:6])
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("running", [0, 2])
+def test_texts_go_on_when_others_run_out_of_memory_on_joining(model, requests, monkeypatch, layer, running):
+    """In the layers before the one that was full, the others had joined already."""
+
+    def fail(*_) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    batch, newcomers = RunningBatch(model.lm), newcomers_of(model, requests[:4])
+    first, others = newcomers[:running], newcomers[running:]
+    if first:
+        batch.join(first)
+        batch.step()
+    monkeypatch.setattr(batch._cache.roomy[layer], "append_rows", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        batch.join(others)
+    monkeypatch.undo()
+    assert len(batch) == running
+    if first:
+        batch.step()
+    batch.join(others)  # once there is memory again
+    assert finished(batch, newcomers) == model_alone(model, requests[:4])
 
 
 def test_late_requests_join_texts_that_are_being_made(model, scheduler, requests):
