@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from httpx import HTTPError
+from httpx2 import HTTPError
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from epalm.config import LMConfig
@@ -15,6 +16,17 @@ from epalm.errors import EPALMError, reason
 from epalm.families import family_of
 from epalm.hub.wheels import backbone_dir
 
+# What the library raises if files are missing, truncated or not what they seem, or the network fails.
+LOADING = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    SafetensorError,
+    HTTPError,
+)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -73,7 +85,7 @@ def load_lm(
             device_map=device_map,
             attn_implementation="sdpa",
         )
-    except (OSError, ValueError, RuntimeError, HTTPError) as error:
+    except LOADING as error:
         raise EPALMError(
             f"The language model {config.id} could not be loaded; check its name, its files "
             f"and the network ({reason(error)})."

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from httpx import HTTPError
+from httpx2 import HTTPError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 

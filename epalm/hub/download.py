@@ -50,14 +50,14 @@ def download_from_hub(
     Raises:
         EPALMError: the Hub cannot be reached, does not have the file, or sent one with another hash.
     """
-    import httpx  # not needed to list published models
+    from httpx2 import HTTPError  # not needed to list published models
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
     bar = None if progress is None else _bar_for(progress)
     try:
         path = Path(hf_hub_download(repo, file, repo_type=repo_type, revision=revision, tqdm_class=bar))
-    except (OSError, ValueError, HfHubHTTPError, httpx.HTTPError) as error:
+    except (OSError, ValueError, HfHubHTTPError, HTTPError) as error:
         raise EPALMError(
             f"{file} of {repo} could not be downloaded from the Hugging Face Hub ({reason(error)})."
         ) from error

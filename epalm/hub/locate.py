@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from filelock import FileLock
+from httpx2 import HTTPError
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -26,21 +28,7 @@ def locate(name: str, revision: str | None, token: str | bool | None, say: Calla
     if name == "starter":
         return STARTER
     if name in ZOO:
-        folder = cache_root() / "adapters" / name
-        if not (folder / WEIGHTS).exists():
-            preset = ZOO[name]
-            say(f"Downloading the published checkpoint of {preset.title} ({preset.megabytes} MB) …")
-            shown = -1
-
-            def percent(done: int, total: int | None) -> None:
-                nonlocal shown
-                part = 10 * done // total if total else shown
-                if part > shown:
-                    shown = part
-                    say(f"  {10 * part} % of {total // 1_000_000 if total else '?'} MB")
-
-            convert(fetch_checkpoint(preset, cache_root() / "downloads", percent), folder, name)
-        return folder
+        return published(name, say)
     if Path(name).is_dir():
         return Path(name)
     if Path(name).exists() or name.count("/") != 1:
@@ -53,11 +41,40 @@ def locate(name: str, revision: str | None, token: str | bool | None, say: Calla
     try:
         patterns = [CONFIG, WEIGHTS, f"*/{CONFIG}", f"*/{WEIGHTS}"]
         return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=patterns))
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
+    except (OSError, ValueError, HTTPError, HfHubHTTPError, HFValidationError) as error:
         raise EPALMError(
             f"{name} is not a local folder and could not be fetched from the hub; "
             f"check the name and the network ({reason(error)})."
         ) from error
+
+
+def published(name: str, say: Callable[[str], None]) -> Path:
+    """The adapter folder of a published model, made on first use by one process while others wait."""
+    folder, preset = cache_root() / "adapters" / name, ZOO[name]
+    if (folder / CONFIG).exists():  # it is written last
+        return folder
+    shown = -1
+
+    def percent(done: int, total: int | None) -> None:
+        nonlocal shown
+        part = 10 * done // total if total else shown
+        if part > shown:
+            shown = part
+            say(f"  {10 * part} % of {total // 1_000_000 if total else '?'} MB")
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not (folder / CONFIG).exists():
+                say(f"Downloading the published checkpoint of {preset.title} ({preset.megabytes} MB) …")
+                checkpoint = fetch_checkpoint(preset, cache_root() / "downloads", percent)
+                convert(checkpoint, folder, name)
+    except OSError as error:  # no permission, no space
+        raise EPALMError(
+            f"The cache folder {folder.parent} cannot be written ({error.strerror or error}): "
+            "set EPALM_CACHE to a folder that can."
+        ) from error
+    return folder
 
 
 def adapter_folders(folder: Path) -> dict[str, Path]:
