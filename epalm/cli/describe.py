@@ -86,7 +86,8 @@ def describe(args: argparse.Namespace, question: str | None) -> int:
     refused = bool(problems or run.refused)
     if not (run.described or kept or refused or share.launched):
         raise EPALMError(f"There is nothing to describe in {', '.join(args.files)}.")
-    return REFUSED if refused else OK
+    # Of several processes, one that ends in failure would have the launcher stop the others in their work.
+    return REFUSED if refused and not share.launched else OK
 
 
 def load_model(args: argparse.Namespace, device: str | None = None) -> EPALM:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,6 +81,21 @@ def test_two_processes_share_a_folder_and_go_on_after_one_was_killed(pictures, t
     assert [(row["file"], row["text"]) for row in rows(merged)] == [
         (row["file"], row["text"]) for row in rows(alone)
     ]
+
+
+def test_a_damaged_file_ends_no_process_in_failure_which_would_stop_the_others(
+    pictures, tiny_model_dir, tmp_path, monkeypatch, capsys
+):
+    few = tmp_path / "few"
+    few.mkdir()
+    shutil.copy(pictures / "00.png", few)
+    (few / "01.png").write_text("no picture")
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    options = ["--model", str(tiny_model_dir), "--device", "cpu", "--max-new-tokens", "4"]
+    assert main(["caption", str(few), "--out", str(tmp_path / "parts"), *options]) == 0
+    assert "01.png" in capsys.readouterr().err
+    assert "error" in (tmp_path / "parts" / "part-0000.jsonl").read_text()
 
 
 def test_shares_are_disjoint_and_of_equal_size():

@@ -85,7 +85,7 @@ def features_of(arguments: argparse.Namespace) -> None:
         raise EPALMError("The settings have no cache: set data.cache to a folder for the features.")
     if arguments.batch < 1:
         raise EPALMError(f"--batch must be at least 1, but it is {arguments.batch}.")
-    device, (_, _, local) = arguments.device or choose_device(), process()
+    device, (_, processes, local) = arguments.device or choose_device(), process()
     place = f"cuda:{local}" if device == "cuda" else device
     encoder = load_encoder(model.encoder, device=place, revision=model.encoder_revision, progress=tqdm.write)
     config = settings.encoder_config(encoder.widths)
@@ -105,7 +105,11 @@ def features_of(arguments: argparse.Namespace) -> None:
             settings.reference,
         )
     if unreadable:
-        raise EPALMError(
+        problem = (
             f"{unreadable} files cannot be read and have no features (see above): repair them or remove "
             "their items from the manifests, then run this again."
         )
+        if processes == 1:
+            raise EPALMError(problem)
+        # A process that ends in failure would have the launcher stop the others in their work.
+        tqdm.write(f"train: {problem}")
