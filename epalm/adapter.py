@@ -79,10 +79,17 @@ class Adapter(nn.Module):
         return torch.stack([_linear(c, f) for c, f in zip(used, features, strict=True)], dim=1)
 
     def save(self, folder: Path) -> None:
-        """Write `adapter.safetensors`, in the dtype of the parameters, and `config.json`."""
+        """Write `adapter.safetensors`, in the dtype of the parameters, and then `config.json`.
+
+        Raises:
+            EPALMError: the folder cannot be written, or the disk is full.
+        """
         state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        with atomic(folder / WEIGHTS) as file:
-            file.write(save(state))
+        try:
+            with atomic(folder / WEIGHTS) as file:
+                file.write(save(state))
+        except OSError as error:
+            raise EPALMError(f"{folder / WEIGHTS} cannot be written ({error.strerror or error}).") from error
         write_atomic(folder / CONFIG, [self.config.to_json()])
 
     @classmethod

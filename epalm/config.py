@@ -21,6 +21,11 @@ T = TypeVar("T")
 FeatureLayer = int | tuple[int, ...]  # several: their features side by side, as one connector's input
 
 
+def _at_least(least: int, number: int, name: str) -> None:
+    if number < least:
+        raise EPALMError(f"{name} must be at least {least}, but it is {number}.")
+
+
 @dataclass(frozen=True)
 class LMConfig:
     """The frozen language model an adapter was trained for."""
@@ -53,6 +58,9 @@ class InjectionConfig:
     text_step: int = 1  # only layers whose index is a multiple of this are overwritten
     mask: Literal["causal", "reference"] = "causal"  # what the perceptual token's row may see
 
+    def __post_init__(self) -> None:
+        _at_least(1, self.text_step, "injection.text_step")
+
 
 @dataclass(frozen=True)
 class PromptConfig:
@@ -60,6 +68,9 @@ class PromptConfig:
 
     length: int
     mlp: bool  # re-parametrised by Linear, Tanh, Linear
+
+    def __post_init__(self) -> None:
+        _at_least(1, self.length, "prompt.length")
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,12 @@ class GenerationConfig:
     max_new_tokens: int | None = None
     max_length: int | None = None  # the original's limit: counts input ids and new tokens together
     beam_scoring: Literal["library", "reference"] = "library"  # which length divides a hypothesis' score
+
+    def __post_init__(self) -> None:
+        for name in ("num_beams", "max_new_tokens", "max_length"):
+            number = getattr(self, name)
+            if number is not None:
+                _at_least(1, number, f"generation.{name}")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import numpy as np
 from epalm.adapter import CONFIG
 from epalm.config import AdapterConfig, ConfidenceConfig
 from epalm.errors import EPALMError
+from epalm.files import write_atomic
 
 STEPS = 100  # of Newton's method; it needs about ten
 
@@ -108,7 +109,7 @@ def store_confidence(folder: Path, confidence: ConfidenceConfig) -> None:
     """Write a confidence into an adapter folder's config.json; raises like `AdapterConfig.load`."""
     config = AdapterConfig.load(folder / CONFIG)
     changed = dataclasses.replace(config, confidence=confidence)
-    (folder / CONFIG).write_text(changed.to_json(), encoding="utf-8")
+    write_atomic(folder / CONFIG, [changed.to_json()])
 
 
 def _checked(log_probabilities: Sequence[float], right: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:

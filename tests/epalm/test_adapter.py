@@ -112,6 +112,13 @@ def test_the_soft_prompt_lives_in_the_embedding_space():
         ({"injection": {"start_layer_idx": 1, "end_layer_idx": 4, "mask": "open"}}, "'causal', 'reference'"),
         ({"shared_connector": "yes"}, "must be of type bool, but it is 'yes'"),
         ({"lm": 5}, "must be an object"),
+        ({"generation": {"num_beams": 0}}, "generation.num_beams must be at least 1, but it is 0"),
+        ({"generation": {"max_new_tokens": 0}}, "generation.max_new_tokens must be at least 1"),
+        ({"prompt": {"length": -1, "mlp": False}}, "prompt.length must be at least 1"),
+        (
+            {"injection": {"start_layer_idx": 1, "end_layer_idx": 4, "text_step": 0}},
+            "injection.text_step must be at least 1",
+        ),
     ],
 )
 def test_a_wrong_config_is_refused_in_one_sentence(edit, message):
@@ -135,6 +142,12 @@ def test_tensors_of_other_sizes_are_refused_naming_both(tmp_path):
     save_file(state, tmp_path / "adapter.safetensors")
     with pytest.raises(EPALMError, match=r"connector.1.weight should be \(16, 10\), but it is \(16, 99\)"):
         Adapter.load(tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(EPALMError, match="adapter.safetensors cannot be written"):
+        Adapter(config()).save(tmp_path / "file")
 
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path):
