@@ -162,7 +162,8 @@ class Loop:
                     self.say(f"Stopped at step {step + 1} of {self.steps}; continue with --resume.")
                     return True
         self.training(False)
-        if first < self.progress.step:
+        # A training stopped in the validation after its last step has no step left, but no cost.json either.
+        if first < self.progress.step or not (self.folder.path / "cost.json").exists():
             self.folder.write("cost.json", self.cost())
         if self.settings.trackers:
             self.accelerator.end_training()

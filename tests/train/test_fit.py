@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +137,17 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     trained(first, tmp_path)
     trained(loaded, tmp_path, lambda step: pytest.fail("no step is left"))
     assert values(loaded) == values(first)
+
+
+def test_a_run_that_was_stopped_after_its_last_step_gets_its_cost_when_it_goes_on(tmp_path):
+    def stopped() -> Verdict:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return Verdict({"m": 0.5}, 0.5, "m 0.5")
+
+    assert trained(adapter(), tmp_path, validate=stopped) == 130
+    assert not (tmp_path / "cost.json").exists()
+    assert trained(adapter(), tmp_path, lambda step: pytest.fail("no step is left")) == 0
+    assert json.loads((tmp_path / "cost.json").read_text())["samples"] == 40
 
 
 @pytest.mark.parametrize("change", [{"steps": 20}, {"lr": 1e-3}, {"prompt_lr": 1e-3}, {"warmup": 0}])

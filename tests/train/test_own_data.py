@@ -195,6 +195,15 @@ def test_what_is_missing_is_said(tmp_path):
     assert "a.csv is not a valid CSV file" in refusal(CAPTIONS, source, tmp_path / "out")
 
 
+def test_a_text_with_commas_and_no_quotes_is_refused_rather_than_cut(tmp_path):
+    own = tmp_path / "own.csv"
+    own.write_text('file,caption\n1.png,"a dog, a cat"\n2.png,a dog,\n\n3.png,a dog, a cat\n')
+    with pytest.raises(EPALMError, match=r"own.csv:5 has 3 cells, .* 2 columns: put texts with ','"):
+        read_table(own, "caption")
+    own.write_text("name,colour\n1.png,red,green\n")  # another table is none of ours
+    assert read_table(own, "caption") is None
+
+
 def test_empty_rows_and_other_columns_are_passed_over(tmp_path):
     (tmp_path / "own.csv").write_text(
         "id,file,caption_1,caption_2\n7,1.png,a dog,\n\n8,,a cat,\n9,2.png,,two\n"

@@ -107,21 +107,29 @@ def of_csv(path: Path, task: str) -> Iterator[dict[str, Any]]:
             first = file.readline()
             file.seek(0)
             delimiter = max(DELIMITERS, key=first.count)
-            lines = list(csv.reader(file, delimiter=delimiter, strict=True))
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            rows = [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise EPALMError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, csv.Error) as error:
         raise EPALMError(f"{path} is not a valid CSV file ({reason(error)}).") from error
-    lines = [line for line in lines if any(cell.strip() for cell in line)]
-    if not lines:
+    rows = [(number, row) for number, row in rows if any(cell.strip() for cell in row)]
+    if not rows:
         return
-    header = [name.strip().lower() for name in lines[0]]
-    if Path(lines[0][0].strip()).suffix.lower() in MEDIA:  # no header
+    first_row = rows[0][1]
+    header = [name.strip().lower() for name in first_row]
+    if Path(first_row[0].strip()).suffix.lower() in MEDIA:  # no header
         header = list(WANTED[task])
     else:
-        lines = lines[1:]
-    for line in lines:
-        yield dict(zip(header, line, strict=False))
+        rows = rows[1:]
+    wanted = columns_of(header, task) is not None  # other tables may look as they like
+    for number, row in rows:
+        if wanted and any(cell.strip() for cell in row[len(header) :]):
+            raise EPALMError(
+                f"{path}:{number} has {len(row)} cells, but the table has {len(header)} columns: put texts "
+                f"with {delimiter!r} in double quotes."
+            )
+        yield dict(zip(header, row, strict=False))
 
 
 def columns_of(names: list[str], task: str) -> dict[str, list[str]] | None:
