@@ -30,6 +30,7 @@ from epalm.errors import EPALMError, reason
 from epalm.files import write_atomic
 from train.data.benchmarks import find_dataset
 from train.data.manifest import Item, load_manifest
+from train.metrics import JAVA_METRICS
 
 LONGEST_WARMUP = 0.5  # a training that is all warm-up never reaches its learning rates
 
@@ -137,6 +138,12 @@ class Settings:
             raise EPALMError(
                 f"evaluation.metric is {self.evaluation.metric!r}, but {dataset.name} has "
                 f"{', '.join(dataset.metrics)}."
+            )
+        if self.evaluation.metric in JAVA_METRICS:
+            others = [metric for metric in dataset.metrics if metric not in JAVA_METRICS]
+            raise EPALMError(
+                f"evaluation.metric is {self.evaluation.metric!r}, which a training cannot be validated by "
+                f"because it starts Java: choose one of {', '.join(others)}."
             )
         assert self.recipe  # raises if it is unknown
         if not 0 < self.limit <= 1:

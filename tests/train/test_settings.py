@@ -30,6 +30,15 @@ def test_numbers_out_of_range_are_refused_before_anything_is_loaded(gqa, change,
         load_settings(gqa, [change])
 
 
+@pytest.mark.parametrize("metric", ["METEOR", "SPICE"])
+def test_a_metric_that_needs_java_selects_no_epoch(metric):
+    """Validation leaves these metrics out, so the training would end at the first one."""
+    said = f"evaluation.metric is '{metric}', which .* starts Java: choose one of CIDEr, .*, ROUGE-L.$"
+    with pytest.raises(EPALMError, match=said):
+        load_settings(EXAMPLE, [f"evaluation.metric={metric}"])
+    assert load_settings(EXAMPLE, ["evaluation.metric=BLEU-4"]).metric == "BLEU-4"
+
+
 def test_an_unknown_setting_names_the_closest(gqa, capsys):
     assert run("fit", gqa, "--set", "optim.learning_rate=1") == 2
     assert "unknown key 'learning_rate'" in capsys.readouterr().err
