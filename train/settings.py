@@ -241,7 +241,7 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
         overrides: "a.b=value", with the value in YAML.
 
     Raises:
-        EPALMError: the file is missing or not YAML, or keys or values are wrong.
+        EPALMError: the file is missing or not YAML, an override is not one, or keys or values are wrong.
     """
     content = read_yaml(path)
     for override in overrides:
@@ -254,7 +254,10 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise EPALMError(f"--set {override!r}: {parent!r} is a value, not a group of settings.")
-        place[last] = yaml.load(value, Loader)
+        try:
+            place[last] = yaml.load(value, Loader)
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+            raise EPALMError(f"--set {override!r} is not valid YAML ({reason(error)}).") from error
     return from_dict(Settings, content, str(path))
 
 
@@ -268,7 +271,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise EPALMError(f"The settings {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise EPALMError(f"{path} is not valid YAML ({reason(error)}).") from error
     if not isinstance(content, dict):
         raise EPALMError(f"{path} must have named settings, such as `model:`, but it has {content!r}.")

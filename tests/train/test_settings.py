@@ -51,6 +51,14 @@ def test_a_value_of_another_type_is_refused(gqa):
         load_settings(gqa, ["optim.epochs=many"])
 
 
+@pytest.mark.parametrize("value", ["[1", "{a: ", '"1', "*a", "2026-02-30", "\x00"])
+def test_a_value_that_is_not_yaml_is_refused_with_its_override(gqa, value):
+    with pytest.raises(EPALMError) as refusal:
+        load_settings(gqa, [f"optim.lr={value}"])
+    said = str(refusal.value)
+    assert said.startswith(f"--set {f'optim.lr={value}'!r} is not valid YAML (") and "\n" not in said
+
+
 @pytest.mark.parametrize(("text", "value"), [("2e-5", 2e-5), ("1.5E3", 1500.0), (".5", 0.5), ("3", 3.0)])
 def test_numbers_are_numbers_with_an_exponent_too(gqa, text, value):
     assert load_settings(gqa, [f"optim.lr={text}"]).optim.lr == value
