@@ -20,6 +20,8 @@ from typing import Any, BinaryIO, Self
 
 from epalm.errors import EPALMError, reason
 
+BLOCK = 1 << 16  # bytes read at a time where a file is searched from its end
+
 
 @contextmanager
 def atomic(path: Path, part: Path | None = None) -> Iterator[BinaryIO]:
@@ -77,8 +79,7 @@ class JsonLines:
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
-            file.seek(0)
-            file.truncate(whole_lines(file.read()))
+            file.truncate(last_line_end(file))
         self.file = path.open("ab")
 
     def add(self, row: Any) -> None:
@@ -118,6 +119,18 @@ def read_json_lines(path: Path) -> list[Any]:
 def whole_lines(content: bytes) -> int:
     """How many of these bytes are complete lines."""
     return content.rfind(b"\n") + 1
+
+
+def last_line_end(file: BinaryIO) -> int:
+    """Where the last complete line of a file ends; only what follows it is read, and a block before."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - BLOCK)
+        file.seek(start)
+        if whole := whole_lines(file.read(end - start)):
+            return start + whole
+        end = start
+    return 0
 
 
 def sha256_of(file: Path | BinaryIO) -> str:
