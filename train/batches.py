@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from epalm.text import TaskText
-from train.data.manifest import Item
+from train.data.manifest import Item, rng_of
 from train.features.source import FeatureSource
 from train.regime import Regime, answers
 from train.settings import Settings
@@ -211,7 +210,7 @@ class ItemBatches:
         weights = torch.full((len(own),), 1 / len(examples)) if own else torch.zeros(1)
         found = []
         for text, item in own or examples[:1]:  # a process without items still has to synchronise
-            rng = random.Random(f"{self.seed}/{step}/{item.id}")
+            rng = rng_of(item, f"{self.seed}/{step}")
             draw = rng.randint(1, self.draws) if self.draws else 0
             found.append(Example(item, draw, text.training_text(item.prompt, self.regime.answer(item, rng))))
         return found, weights

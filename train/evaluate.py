@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import random
 import shutil
 import sys
 import time
@@ -29,7 +28,7 @@ from epalm.config import AdapterConfig
 from epalm.errors import EPALMError
 from epalm.files import JsonLines, read_json_lines, write_json
 from train.data.benchmarks import find_dataset
-from train.data.manifest import Item
+from train.data.manifest import Item, rng_of
 from train.features.source import FeatureSource, feature_source
 from train.frozen import load_frozen_encoder, load_frozen_lm, say
 from train.machine import memory_full
@@ -133,7 +132,7 @@ def partners(items: Sequence[Item]) -> list[Item]:
         raise EPALMError("The blind baseline needs items with different files, but all have the same one.")
     found = []
     for item in items:
-        rng = random.Random(f"blind/{item.id}")
+        rng = rng_of(item, "blind")
         other = rng.choice(items)
         while other.media == item.media:
             other = rng.choice(items)

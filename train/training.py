@@ -6,7 +6,6 @@ Builds the parts (frozen LM, features, batches, regime, adapter) and passes them
 from __future__ import annotations
 
 import argparse
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from epalm.errors import EPALMError
 from epalm.text import TaskText
 from train.batches import Batch, ItemBatches, Source, TrainingSet, items_per_step, limited
 from train.checkpoint import Checkpoint, identity_of, items_identity
-from train.data.manifest import Item, load_manifest
+from train.data.manifest import Item, load_manifest, rng_of
 from train.evaluate import evaluate_split
 from train.features.means import mean_features, store_mean_features
 from train.features.shards import cached_widths
@@ -126,7 +125,7 @@ def mean_loss(
     total = torch.zeros((), device=accelerator.device)
     for start in range(0, len(own), settings.evaluation.batch):
         part = own[start : start + settings.evaluation.batch]
-        chosen = [regime.answer(item, random.Random(f"val/{item.id}")) for item in part]
+        chosen = [regime.answer(item, rng_of(item, "val")) for item in part]
         texts = [
             model.text.training_text(item.prompt, answer) for item, answer in zip(part, chosen, strict=True)
         ]

@@ -1,9 +1,11 @@
 """Evaluation: it goes on where it was, decodes as the settings say, and refuses what does not fit."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from epalm import EPALMError
 from epalm.adapter import Adapter
@@ -86,3 +88,24 @@ def test_scores_are_broken_down_by_group_and_missing_without_answers(gqa, tmp_pa
             predictions = out / metrics.name.replace("metrics", "predictions").replace(".json", ".jsonl")
             assert len(predictions.read_text().splitlines()) == len(items)
             assert len(list(out.glob("metrics-test*.json"))) == 2  # neither overwrote the other
+
+
+def test_names_that_are_not_utf8_are_trained_on_evaluated_and_reported(gqa, tmp_path, capsys):
+    """A folder from an old system: its name has bytes that are no text, and so have the ids."""
+    folder, out = tmp_path / "caf\udce9", tmp_path / "run"
+    folder.mkdir()
+    content = yaml.safe_load(gqa.read_text()) | {"out": str(out)}
+    for split in ("train", "val"):
+        items = load_manifest(gqa.parent / "data" / f"{split}.jsonl")
+        names = [replace(i, id=f"caf\udce9/{i.id}", media=str(shutil.copy(i.media, folder))) for i in items]
+        save_manifest(names, folder / f"{split}.jsonl")
+        content["data"][split] = content["data"]["test"] = str(folder / f"{split}.jsonl")
+    config = folder / "settings.yaml"
+    config.write_text(yaml.safe_dump(content))
+    assert run("fit", config, "--set", "optim.epochs=1") == 0
+    assert run("evaluate", config, "--blind", "--no-java") == 0
+    said = capsys.readouterr().err
+    assert f"{len(names)} items of {tmp_path}/caf\\udce9/val.jsonl" in said
+    rows = map(json.loads, (out / "predictions-test.jsonl").read_text().splitlines())
+    assert [row["id"] for row in rows] == [item.id for item in names]
+    assert run("report", out) == 0

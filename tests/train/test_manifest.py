@@ -1,11 +1,12 @@
 """Manifests: they come back as they were saved, and a bad line is named."""
 
 import json
+import random
 
 import pytest
 
 from epalm.errors import EPALMError
-from train.data.manifest import Item, load_manifest, save_manifest
+from train.data.manifest import Item, load_manifest, rng_of, save_manifest
 
 
 def test_a_manifest_comes_back_as_it_was_saved(tmp_path):
@@ -25,6 +26,17 @@ def test_media_are_relative_to_the_manifest(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path.parent)
     assert load_manifest(tmp_path / "own.jsonl")[0].media == str(tmp_path / "pets" / "1.jpg")
+
+
+@pytest.mark.parametrize("key", ["7", "photos/a b.jpg-0", "Hündin", "犬"])
+def test_an_items_random_numbers_stay_as_they_always_were(key):
+    """A training that goes on takes the steps that it would have taken before."""
+    assert rng_of(Item(key, "x", None, ()), "val").getstate() == random.Random(f"val/{key}").getstate()
+
+
+def test_an_id_that_is_not_unicode_has_random_numbers_too():
+    items = [Item(key, "x", None, ()) for key in ("caf\udce9", "caf\udcea", "\ud800")]
+    assert len({rng_of(item, "val").random() for item in items}) == 3
 
 
 GOOD = {"id": "1", "media": "1.jpg", "prompt": None, "answers": ["a dog"]}

@@ -259,6 +259,12 @@ def test_the_command_prints_where_the_page_is(run, monkeypatch, capsys):
     assert main() == 0 and capsys.readouterr().out == f"{run / 'report.html'}\n"
 
 
+def test_the_command_prints_a_name_that_is_not_utf8(run, monkeypatch, capsys):
+    folder = run.rename(run.with_name("caf\udce9"))
+    monkeypatch.setattr(sys, "argv", ["train", "report", str(folder)])
+    assert main() == 0 and capsys.readouterr().out == f"{run.parent}/caf\\udce9/report.html\n"
+
+
 # Media
 
 

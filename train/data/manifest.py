@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,15 @@ class Item:
     prompt: str | None
     answers: tuple[str, ...]
     group: dict[str, str] = field(default_factory=dict)
+
+
+def rng_of(item: Item, use: str) -> random.Random:
+    """Random numbers that depend on an item's id and what they are for, and on nothing else.
+
+    They are those of `random.Random(f"{use}/{item.id}")`, which refuses ids that name files whose names are
+    not UTF-8.
+    """
+    return random.Random(f"{use}/{item.id}".encode("utf-8", "surrogatepass"))
 
 
 def load_manifest(path: Path) -> list[Item]:
