@@ -67,14 +67,7 @@ class TaskText:
         """
         if self.task.name == "caption":
             return self.task.input
-        question = " ".join((question or "").split())
-        if not question:
-            raise EPALMError("The question is empty; type what you want to know, such as 'what is this?'.")
-        if len(question) > MAX_QUESTION:
-            raise EPALMError(
-                f"The question has {len(question)} characters; please ask in at most {MAX_QUESTION}."
-            )
-        return self.task.input.replace("{question}", self.plain(question))
+        return self.task.input.replace("{question}", self.plain(asked(question)))
 
     def training_text(self, question: str | None, answer: str) -> tuple[str, str]:
         """(input, output) of a training example; the output ends with the end token."""
@@ -117,6 +110,22 @@ class TaskText:
         end = next((i for i, token in enumerate(ids) if token in self.stops), len(ids))
         text = str(self.tokenizer.decode(list(ids[:end]), skip_special_tokens=True))
         return self.tokenizer.clean_up_tokenization(text).strip()
+
+
+def asked(question: str | None) -> str:
+    """A question as it is asked: with single spaces.
+
+    Raises:
+        EPALMError: it is missing, empty or too long.
+    """
+    question = " ".join((question or "").split())
+    if not question:
+        raise EPALMError("The question is empty; type what you want to know, such as 'what is this?'.")
+    if len(question) > MAX_QUESTION:
+        raise EPALMError(
+            f"The question has {len(question)} characters; please ask in at most {MAX_QUESTION}."
+        )
+    return question
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:

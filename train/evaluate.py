@@ -36,6 +36,7 @@ from train.results import read_predictions, result_name, write_predictions, writ
 from train.run_folder import exclusive
 from train.scores import Scores, compare, groups_of, in_words, score, scores_of_run, table
 from train.settings import Settings, load_settings
+from train.usable import refuse_unasked
 
 Seeing = Literal["own", "blind", "text only"]  # the item's own file, another item's, or none
 
@@ -208,7 +209,7 @@ def evaluate(settings: Settings, split: str, model: Path, wanted: Wanted) -> Sco
     """Evaluate the adapter in folder `model`; writes the files described in `train.results`.
 
     Raises:
-        EPALMError: the adapter does not match the settings, or data is missing.
+        EPALMError: the adapter does not match the settings, data is missing, or a question cannot be asked.
     """
     accelerator = Accelerator()
     device = str(accelerator.device)
@@ -216,6 +217,7 @@ def evaluate(settings: Settings, split: str, model: Path, wanted: Wanted) -> Sco
     if wanted.submission and dataset.submission is None:
         raise EPALMError(f"--submission: no evaluation server is known for {dataset.title}.")
     items = settings.items(split)
+    refuse_unasked(f"data.{split}", items, settings.task)
     ids = [item.id for item in items]
     theirs = None if wanted.against is None else scores_of_run(wanted.against, ids, metric)
     manifest = str(getattr(settings.data, split))

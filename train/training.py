@@ -13,7 +13,6 @@ import torch
 from accelerate import Accelerator
 
 from epalm.adapted import AdaptedLM
-from epalm.errors import EPALMError
 from epalm.text import TaskText
 from train.batches import Batch, ItemBatches, Source, TrainingSet, items_per_step, limited
 from train.checkpoint import Checkpoint, identity_of, items_identity
@@ -28,6 +27,7 @@ from train.machine import memory_full, new_accelerator
 from train.regime import Regime, regime_of
 from train.run_folder import exclusive
 from train.settings import Settings, load_settings
+from train.usable import refuse_unusable
 
 MEANS_FROM = 32  # steps whose features are averaged
 
@@ -43,9 +43,11 @@ def train(settings: Settings, resume: bool = False) -> int:
     parts = training_items(settings)
     items = [item for part in parts for item in part]
     val = settings.items("val")[: settings.evaluation.limit]
-    refuse_unanswered("data.train", items)
-    refuse_unanswered("data.val", val)
-    # Before loading any model, so that a training that cannot continue fails at once.
+    # Before loading any model, so that a training that cannot be done, or gone on with, fails at once.
+    refuse_unusable("data.train", parts[0], settings.task)
+    for more, part in zip(settings.data.more, parts[1:], strict=True):
+        refuse_unusable(more.train, part, more.task or settings.task)
+    refuse_unusable("data.val", val, settings.task)
     identity = identity_of(settings, **items_identity(items, items_per_step(settings, world)))
     checkpoint = Checkpoint.open(Path(settings.out), identity, resume)
 
@@ -100,15 +102,6 @@ def training_items(settings: Settings) -> list[list[Item]]:
     """The items of `data.train` and of each set of `data.more`, each reduced to the fraction `limit`."""
     manifests = [settings.items("train"), *(load_manifest(Path(more.train)) for more in settings.data.more)]
     return [limited(items, settings.limit, settings.optim.seed) for items in manifests]
-
-
-def refuse_unanswered(name: str, items: Sequence[Item]) -> None:
-    """EPALMError if some items have no answers to train on or compare with."""
-    if without := [item.id for item in items if not item.answers]:
-        raise EPALMError(
-            f"{len(without)} of {len(items)} items of {name} have no answers, for example {without[0]!r}; "
-            "training needs them."
-        )
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from train.features.source import LiveFeatures
 from train.frozen import load_frozen_encoder
 from train.run_folder import exclusive
 from train.settings import load_settings
+from train.usable import refuse_unusable
 
 
 def test_cached_features_and_the_encoder_give_the_same_training(gqa, tmp_path):
@@ -102,6 +103,32 @@ def test_a_training_refuses_items_without_answers(gqa, tmp_path, capsys):
     out = tmp_path / "run"
     assert run("fit", gqa, "--set", f"out={out}", "--set", f"data.val={tmp_path / 'bare.jsonl'}") == 2
     assert f"items of data.val have no answers, for example '{items[0].id}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [("what " * 300, "has 1499 characters; please ask in at most 1000"), (" ", "empty"), (None, "empty")],
+)
+@pytest.mark.parametrize("place", ["data.train", "data.val", "data.more", "data.test"])
+def test_a_question_that_cannot_be_asked_is_refused_before_anything_is_loaded(
+    gqa, tmp_path, capsys, monkeypatch, place, question, said
+):
+    """It would be met in the middle of the training: at the item's turn, or at the first validation."""
+    for module in ("training", "evaluate"):
+        monkeypatch.setattr(f"train.{module}.load_frozen_lm", lambda *_: pytest.fail("a model was loaded"))
+    items, bad = load_manifest(gqa.parent / "data" / "train.jsonl"), tmp_path / "bad.jsonl"
+    save_manifest([*items[1:], replace(items[0], prompt=question)], bad)
+    value = json.dumps([{"train": str(bad)}] if place == "data.more" else str(bad))
+    changes = ("--set", f"out={tmp_path}", "--set", f"{place}={value}")
+    model = ("--model", gqa.parent / "run" / "best")
+    assert run(*(("evaluate", gqa, *model) if place == "data.test" else ("fit", gqa)), *changes) == 2
+    err, name = capsys.readouterr().err, bad if place == "data.more" else place
+    assert f"The item {items[0].id!r} of {name} cannot be asked about: The question " in err and said in err
+
+
+def test_captions_need_no_question(gqa):
+    task = replace(load_settings(gqa).task, name="caption", input="a")
+    refuse_unusable("data.train", [Item("1", "x", None, ("a dog",))], task)
 
 
 def test_going_on_with_other_items_is_refused_but_with_smaller_batches_it_is_the_same(gqa, tmp_path, capsys):
