@@ -60,6 +60,7 @@ def load_lm(
     dtype: torch.dtype,
     device_map: str | dict | None = None,
     progress: Callable[[str], None] | None = None,
+    instead: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The frozen LM and its tokenizer.
 
@@ -67,27 +68,29 @@ def load_lm(
         config: which LM, and the sizes it must have.
         dtype: int8 rounds the weights, on a CPU; everything else is computed in float32 then.
         device_map: as in `transformers`, for LMs that need several devices; replaces `device`.
+        instead: id or folder of an LM to load in the place of `config.id`; it must have the same sizes.
     Raises:
         EPALMError: it cannot be found, fetched or read, or it is another model than the adapter's.
     """
     int8 = dtype == torch.int8
     if int8 and (device != "cpu" or device_map is not None):
         raise EPALMError(f"int8 weights are for a CPU; on {device_map or device} use float16 or bfloat16.")
-    source = config.id
+    source = name = instead or config.id
+    revision = None if instead else config.revision
     if source.startswith("starter/"):
         source = str(backbone_dir(source, progress))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=config.revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         lm = AutoModelForCausalLM.from_pretrained(
             source,
-            revision=config.revision,
+            revision=revision,
             dtype=computing(dtype),
             device_map=device_map,
             attn_implementation="sdpa",
         )
     except LOADING as error:
         raise EPALMError(
-            f"The language model {config.id} could not be loaded; check its name, its files "
+            f"The language model {name} could not be loaded; check its name, its files "
             f"and the network ({reason(error)})."
         ) from error
     check_lm(lm, config)

@@ -128,11 +128,8 @@ class EPALM(
                     f"The adapters of {name} need different language models: "
                     f"'{key}' needs {adapter.config.lm.id}, another one {first.config.lm.id}."
                 )
-        lm_config = first.config.lm
-        if lm is not None:
-            lm_config = dataclasses.replace(lm_config, id=lm, revision=None)
-        say(f"Loading the language model {lm_config.id} …")
-        frozen, tokenizer = load_lm(lm_config, device, dtype, device_map, say)
+        say(f"Loading the language model {lm or first.config.lm.id} …")
+        frozen, tokenizer = load_lm(first.config.lm, device, dtype, device_map, say, lm)
         injected = InjectedLM(frozen)
         wanted = [adapter.config.encoder for adapter in adapters.values()]
         ids = {each.id: (encoder, None) if encoder else (each.id, each.revision) for each in wanted}

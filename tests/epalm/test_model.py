@@ -131,7 +131,9 @@ def test_an_unreadable_file_fails_before_anything_is_generated_and_the_next_requ
 def test_another_language_model_is_refused_naming_both(tiny_model_dir, tiny_opt_dir):
     other = EPALM.from_pretrained(tiny_opt_dir, device="cpu").adapters
     wrong = next(iter(other.values())).config.lm.id
-    with pytest.raises(EPALMError, match=r"was trained for .*type llama.* but .* is type opt"):
+    right = AdapterConfig.load(tiny_model_dir / "image-qa" / "config.json").lm.id
+    said = rf"was trained for {right} \(type llama.*, but {wrong} is type opt"
+    with pytest.raises(EPALMError, match=said):
         EPALM.from_pretrained(tiny_model_dir, device="cpu", lm=wrong)
 
 
