@@ -204,6 +204,26 @@ def test_a_text_with_commas_and_no_quotes_is_refused_rather_than_cut(tmp_path):
     assert read_table(own, "caption") is None
 
 
+@pytest.mark.parametrize("name", ["train.csv", "train.tsv", "train.txt"])
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_such_a_table_is_refused_whatever_it_is_called(tmp_path, name, delimiter):
+    """A .txt file may be anything, but this one has our columns: without it the other splits would do."""
+    source = pictures(tmp_path / "in", 4)
+    table(source / "test.csv", "file,caption", "{0}.png,a dog", range(3, 5))
+    rows = (("file", "caption"), ("1.png", "a dog", " a cat"))
+    (source / name).write_text("".join(delimiter.join(row) + "\n" for row in rows))
+    said = refusal(CAPTIONS, source, tmp_path / "out")
+    assert f"{name}:2 has 3 cells, but the table has 2 columns: put texts with {delimiter!r}" in said
+
+
+@pytest.mark.parametrize("notes", ['a "note, and\nno more', "to do, today\n1, 2, 3, 4\n", "\0"])
+def test_notes_beside_the_table_are_passed_over(tmp_path, notes):
+    source = pictures(tmp_path / "in", 4)
+    table(source / "own.csv", "file,caption", "{0}.png,a dog", range(1, 5))
+    (source / "notes.txt").write_text(notes)
+    assert sum(map(len, prepared(CAPTIONS, source, tmp_path / "out").values())) == 4
+
+
 def test_empty_rows_and_other_columns_are_passed_over(tmp_path):
     (tmp_path / "own.csv").write_text(
         "id,file,caption_1,caption_2\n7,1.png,a dog,\n\n8,,a cat,\n9,2.png,,two\n"

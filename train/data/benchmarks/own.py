@@ -19,7 +19,7 @@ from epalm.errors import EPALMError
 from epalm.files import sha256_of
 from train.data.benchmarks.base import CAPTION_METRICS, Dataset, place
 from train.data.benchmarks.files import Files
-from train.data.benchmarks.table import KINDS, WANTED, Row, read_table
+from train.data.benchmarks.table import KINDS, WANTED, CutText, Row, read_table
 from train.data.manifest import Item
 
 MODALITIES: tuple[Literal["image", "video", "audio"], ...] = ("image", "video", "audio")
@@ -66,9 +66,15 @@ def read(task: Literal["caption", "qa"], files: Files) -> dict[str, list[Item]]:
 
 
 def table(path: Path, task: str) -> list[Row] | None:
-    """A table's rows; None for other files, since a .txt file may be anything."""
+    """A table's rows; None for other files, since a .txt file may be anything.
+
+    Raises:
+        EPALMError: the table is damaged; of a .txt file, only if it has the columns of one.
+    """
     try:
         return read_table(path, task)
+    except CutText:
+        raise
     except EPALMError:
         if path.suffix == ".txt":
             return None

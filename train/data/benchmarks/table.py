@@ -34,6 +34,10 @@ WANTED = {"caption": ("media", "caption"), "qa": ("media", "question", "answer")
 MEDIA = {extension for extensions in EXTENSIONS.values() for extension in extensions}
 
 
+class CutText(EPALMError):
+    """A row of a table with the wanted columns has more cells than those: a text was not put in quotes."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A row of a table; captions have no question."""
@@ -48,7 +52,8 @@ def read_table(path: Path, task: str) -> list[Row] | None:
     """The rows of a table; None if it has other columns or is not a table.
 
     Raises:
-        EPALMError: the table is damaged.
+        CutText: a row has too many cells.
+        EPALMError: the table is damaged in another way.
     """
     if path.suffix == ".json":
         objects = of_json(path)
@@ -125,7 +130,7 @@ def of_csv(path: Path, task: str) -> Iterator[dict[str, Any]]:
     wanted = columns_of(header, task) is not None  # other tables may look as they like
     for number, row in rows:
         if wanted and any(cell.strip() for cell in row[len(header) :]):
-            raise EPALMError(
+            raise CutText(
                 f"{path}:{number} has {len(row)} cells, but the table has {len(header)} columns: put texts "
                 f"with {delimiter!r} in double quotes."
             )
