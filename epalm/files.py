@@ -24,6 +24,15 @@ BLOCK = 1 << 16  # bytes read at a time where a file is searched from its end
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a write that fails, as on a full disk, into an EPALMError that names the file or folder."""
+    try:
+        yield
+    except OSError as error:
+        raise EPALMError(f"{path} cannot be written ({error.strerror or error}).") from error
+
+
+@contextmanager
 def atomic(path: Path, part: Path | None = None) -> Iterator[BinaryIO]:
     """A file to write to that takes the place of `path` at the end, synced to the disk.
 
@@ -52,11 +61,8 @@ def write_atomic(path: Path, parts: Iterable[str]) -> None:
     Raises:
         EPALMError: the folder or the file cannot be written.
     """
-    try:
-        with atomic(path) as file:
-            file.writelines(part.encode("utf-8", "backslashreplace") for part in parts)
-    except OSError as error:
-        raise EPALMError(f"{path} cannot be written ({error.strerror or error}).") from error
+    with writing(path), atomic(path) as file:
+        file.writelines(part.encode("utf-8", "backslashreplace") for part in parts)
 
 
 def write_json(path: Path, content: Any, indent: int = 1) -> None:
@@ -73,19 +79,25 @@ class JsonLines:
     """A file of JSON lines that grows by one at a time; a truncated last line is cut off first.
 
     Raises:
-        OSError: it cannot be written.
+        EPALMError: it cannot be written, now or when a line is added.
     """
 
     def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
-            file.truncate(last_line_end(file))
-        self.file = path.open("ab")
+        self.path = path
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a+b") as file:
+                file.truncate(last_line_end(file))
+            self.file = path.open(
+                "ab", buffering=0
+            )  # a line that finds no room is not tried again at the end
 
     def add(self, row: Any) -> None:
         """Write a line at once."""
-        self.file.write((json.dumps(row) + "\n").encode())
-        self.file.flush()
+        line = memoryview((json.dumps(row) + "\n").encode())
+        with writing(self.path):
+            while line:  # a full disk may take a part
+                line = line[self.file.write(line) :]
 
     def close(self) -> None:
         self.file.close()

@@ -26,7 +26,7 @@ from epalm.adapted import AdaptedLM
 from epalm.adapter import CONFIG, WEIGHTS, Adapter
 from epalm.config import AdapterConfig
 from epalm.errors import EPALMError
-from epalm.files import JsonLines, read_json_lines, write_json
+from epalm.files import JsonLines, read_json_lines, write_atomic, write_json, writing
 from train.data.benchmarks import find_dataset
 from train.data.manifest import Item, rng_of
 from train.features.source import FeatureSource, feature_source
@@ -106,12 +106,12 @@ def evaluate_split(
         settings.evaluation.batch,
         seeing,
     )
-    for item, answer in stream:
-        new[item.id] = answer
-        progress.update(world)
-        if file is not None:
-            file.add([item.id, answer])
-    progress.close()
+    with progress:
+        for item, answer in stream:
+            new[item.id] = answer
+            progress.update(world)
+            if file is not None:
+                file.add([item.id, answer])
     if file is not None:
         file.close()
     for part in gather_object([new]):
@@ -272,12 +272,18 @@ def fingerprint(model: Path, settings: Settings, items: Sequence[Item]) -> str:
 
 
 def forget_others(accelerator: Accelerator, record: Path, made_with: str) -> None:
-    """Remove kept predictions that were made with another adapter, other settings or other items."""
+    """Remove kept predictions that were made with another adapter, other settings or other items.
+
+    Raises:
+        EPALMError: the folder cannot be written.
+    """
     note = record / "made-with.txt"
     if accelerator.is_main_process and (not note.exists() or note.read_text() != made_with):
-        shutil.rmtree(record, ignore_errors=True)
-        record.mkdir(parents=True)
-        note.write_text(made_with)
+        with writing(record):
+            if record.exists():
+                shutil.rmtree(record)
+            record.mkdir(parents=True)
+        write_atomic(note, [made_with])
     accelerator.wait_for_everyone()
 
 

@@ -50,6 +50,7 @@ class RunFolder:
             adapter.save(self.path / "last")  # it may have been killed after writing the checkpoint
 
     def log(self, row: Mapping[str, Any]) -> None:
+        """Add a row to log.jsonl; EPALMError if it cannot be written."""
         if self.writes:
             with JsonLines(self.log_file) as log:
                 log.add(row)

@@ -1,9 +1,10 @@
-"""Files that grow line by line: what a kill cut off is left out, and a long file costs nothing to go on with."""
+"""Files that grow line by line: what a kill cut off is left out, and a long file is quickly gone on with."""
 
 import tracemalloc
 
 import pytest
 
+from epalm.errors import EPALMError
 from epalm.files import BLOCK, JsonLines, read_json_lines
 
 
@@ -22,6 +23,20 @@ def test_a_file_that_is_not_there_is_begun(tmp_path):
     with JsonLines(tmp_path / "new" / "log.jsonl") as log:
         log.add({"step": 1})
     assert read_json_lines(tmp_path / "new" / "log.jsonl") == [{"step": 1}]
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+    with JsonLines(tmp_path / "log.jsonl") as log:
+        log.file.close()
+        log.file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
+        with pytest.raises(EPALMError, match=r"log.jsonl cannot be written \(No space left on device\)\.$"):
+            log.add({"step": 1})
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(EPALMError, match="log.jsonl cannot be written"):
+        JsonLines(tmp_path / "file" / "log.jsonl")
 
 
 def test_a_long_file_is_not_read_to_go_on_with_it(tmp_path):

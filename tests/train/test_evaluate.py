@@ -1,14 +1,17 @@
 """Evaluation: it goes on where it was, decodes as the settings say, and refuses what does not fit."""
 
+import errno
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
 
 from epalm import EPALMError
 from epalm.adapter import Adapter
+from epalm.files import JsonLines
 from tests.helpers.trainings import run
 from train.data.manifest import Item, load_manifest, save_manifest
 from train.evaluate import partners
@@ -88,6 +91,38 @@ def test_scores_are_broken_down_by_group_and_missing_without_answers(gqa, tmp_pa
             predictions = out / metrics.name.replace("metrics", "predictions").replace(".json", ".jsonl")
             assert len(predictions.read_text().splitlines()) == len(items)
             assert len(list(out.glob("metrics-test*.json"))) == 2  # neither overwrote the other
+
+
+@pytest.mark.parametrize("command", ["fit", "evaluate"])
+def test_a_line_that_a_full_disk_does_not_take_is_one_sentence(gqa, tmp_path, capsys, monkeypatch, command):
+    """A step of the log, or a prediction that is kept."""
+    begin = JsonLines.__init__
+
+    def begin_full(lines, path):
+        begin(lines, path)
+        lines.file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
+
+    monkeypatch.setattr(JsonLines, "__init__", begin_full)
+    model = ("--model", gqa.parent / "run" / "best") if command == "evaluate" else ()
+    assert run(command, gqa, *model, "--set", f"out={tmp_path}") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    name = "log.jsonl" if command == "fit" else "predictions-test/0.jsonl"
+    assert said == f"{tmp_path / name} cannot be written (No space left on device)."
+
+
+def test_a_folder_that_a_full_disk_does_not_take_is_one_sentence(gqa, tmp_path, capsys, monkeypatch):
+    make = Path.mkdir
+
+    def make_full(path, *arguments, **options):
+        if path.name == "predictions-test":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        make(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", make_full)
+    arguments = ("--model", gqa.parent / "run" / "best", "--set", f"out={tmp_path}")
+    assert run("evaluate", gqa, *arguments) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"{tmp_path / 'predictions-test'} cannot be written (No space left on device)."
 
 
 def test_names_that_are_not_utf8_are_trained_on_evaluated_and_reported(gqa, tmp_path, capsys):
