@@ -49,15 +49,12 @@ class Checkpoint:
             identity: everything that the training's steps depend on, by name; see `identity_of`.
         Raises:
             EPALMError: there is a checkpoint but `resume` is false, it has another identity, or it is
-                damaged.
+                damaged or not a training's.
         """
         path = folder / CHECKPOINT
         if not path.exists():
             return cls(folder, identity)
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises different errors depending on where the file is damaged
-            raise EPALMError(f"{path} is damaged ({reason(error)}): remove it to start again.") from error
+        state = read(path)
         if not resume:
             raise EPALMError(
                 f"{folder} has a training at step {state['progress']['step']}: continue it with --resume, or "
@@ -104,6 +101,31 @@ class Checkpoint:
                 f"The checkpoint in {self.path.parent} cannot be written ({reason(error)}): make room and "
                 "continue with --resume."
             ) from error
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint.
+
+    Raises:
+        EPALMError: it is damaged, or a file of another kind.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises different errors depending on where the file is damaged
+        raise EPALMError(f"{path} is damaged ({reason(error)}): remove it to start again.") from error
+    match state:
+        case {
+            "adapter": dict(),
+            "optimizer": dict(),
+            "scaler": _,
+            "progress": {"step": int(), "best": _, "best_epoch": _, "seconds": float() | int()} as progress,
+            "settings": dict(),
+        } if len(progress) == len(dataclasses.fields(Progress)):
+            return state
+    raise EPALMError(
+        f"{path} is not the checkpoint of a training: move it elsewhere, or choose another folder with "
+        "--set out=FOLDER."
+    )
 
 
 def identity_of(settings: Settings, **more: Any) -> dict[str, Any]:

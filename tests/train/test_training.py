@@ -150,6 +150,18 @@ def test_a_damaged_checkpoint_is_named(gqa, tmp_path, capsys):
     assert "checkpoint.pt is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+@pytest.mark.parametrize(
+    "content",
+    [[1, 2], {"weight": torch.zeros(2)}, {"progress": {}, "settings": {}}, {"progress": 3, "settings": {}}],
+)
+def test_a_checkpoint_of_another_kind_is_named(gqa, tmp_path, capsys, content, resume):
+    torch.save(content, tmp_path / "checkpoint.pt")
+    assert run("fit", gqa, *resume, "--set", f"out={tmp_path}") == 2
+    said = f"{tmp_path / 'checkpoint.pt'} is not the checkpoint of a training: move it elsewhere"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(said)
+
+
 def test_two_commands_do_not_work_in_one_run_folder(gqa, tmp_path, capsys):
     with exclusive(tmp_path):
         assert run("fit", gqa, "--set", f"out={tmp_path}") == 2
