@@ -21,6 +21,7 @@ from tests.helpers.features import CONFIG, RECIPE, Tiny, contents, fill, item, o
 from train.features import encoding
 from train.features.augment import augmented, open_augmented
 from train.features.encoding import encode_manifest, planned_shards, read_ahead, seed_of
+from train.features.shards import cached_widths
 
 MEDIA = Path(find_spec("gradio").origin).parent / "media_assets"  # not imported: every process would be
 
@@ -286,6 +287,42 @@ def test_an_unreadable_description_of_the_cache_is_refused(tmp_path):
     (tmp_path / "cache" / "cache.json").write_text("{")
     with pytest.raises(EPALMError, match="cache.json is damaged: remove the folder"):
         opened(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "3", '{"format": 1, "encoder": {}, "recipe": {}}'])
+def test_another_file_in_the_place_of_the_description_is_refused(tmp_path, content):
+    fill(tmp_path, pictures(tmp_path / "media", 1))
+    (tmp_path / "cache.json").write_text(content)
+    for use in (opened, cached_widths):
+        with pytest.raises(EPALMError, match="cache.json does not say what features were made with"):
+            use(tmp_path)
+
+
+@pytest.mark.parametrize("use", [opened, cached_widths])
+def test_a_file_or_a_name_that_is_not_utf8_is_no_cache(tmp_path, use):
+    (tmp_path / "file").touch()
+    with pytest.raises(EPALMError, match="file is a file: set data.cache to a folder"):
+        use(tmp_path / "file")
+    with pytest.raises(EPALMError, match="has a name that is not UTF-8"):  # safetensors opens no file in it
+        use(tmp_path / "caf\udce9")
+
+
+@pytest.mark.parametrize("damage", ["torn", "empty", "gone"])
+def test_a_training_whose_first_shard_is_damaged_is_told_what_to_do(tmp_path, damage):
+    fill(tmp_path, pictures(tmp_path / "media", 1))
+    assert cached_widths(tmp_path) == (0, 6, 4)
+    [shard] = (tmp_path / "shards").glob("*.safetensors")
+    whole = shard.read_bytes()
+    shard.unlink()
+    if damage != "gone":
+        shard.write_bytes(whole[:50] if damage == "torn" else b"")
+    with pytest.raises(EPALMError, match=f"{shard} is damaged or missing: run the features command again"):
+        cached_widths(tmp_path)
+    fill(tmp_path, pictures(tmp_path / "media", 1))
+    assert cached_widths(tmp_path) == (0, 6, 4)
+    shard.with_suffix(".json").unlink()  # a shard without it is ignored, and so is what is wrong with it
+    with pytest.raises(EPALMError, match="is empty: run `python -m train features`"):
+        cached_widths(tmp_path)
 
 
 # Memory and order

@@ -41,24 +41,24 @@ from torch import Tensor
 from epalm.config import EncoderConfig
 from epalm.encoders.base import Encoder, side_by_side
 from epalm.errors import EPALMError
-from epalm.files import JsonLines, atomic, read_json_lines
+from epalm.files import JsonLines, atomic, read_json_lines, writing
 from train.features.shards import (
     ADVICE,
     Row,
     Shard,
     Stamp,
     content_key,
+    damaged,
     distinct,
     fingerprint,
     intact,
-    read_json,
+    read_made_with,
     read_shard,
     refuse_other,
     settings,
     shard_name,
     stamp_of,
     widths_of,
-    writing,
 )
 
 Sample = tuple[str, int]  # key of a medium's content, draw
@@ -111,9 +111,10 @@ class FeatureCache:
                 both kinds.
 
         Raises:
-            EPALMError: the folder was made with another encoder or recipe; the message says which.
+            EPALMError: the folder was made with another encoder or recipe, which the message says, or is no
+                cache.
         """
-        made_with = read_json(folder / "cache.json")
+        made_with = read_made_with(folder)
         if made_with is not None:
             refuse_other(folder, made_with, settings(encoder, recipe), encoder.feature_layers)
         cache = cls(folder, encoder, recipe, draws, reference, made_with)
@@ -212,9 +213,7 @@ class FeatureCache:
         if name not in self._opened:
             path = self.folder / "shards" / f"{name}.safetensors"
             if not intact(path, self.shards[name].sha256):
-                raise EPALMError(
-                    f"{path} is damaged or missing: run the features command again to encode its files again."
-                )
+                raise damaged(path)
             self._opened[name] = safe_open(path, "pt")
         return self._opened[name]
 
@@ -270,7 +269,7 @@ class FeatureCacheWriter:
             reads = {place for entry in encoder.widths.places(config.feature_layers) for place in entry}
             made = {**wanted, "layers": sorted(reads), "depth": encoder.widths.layers}
             self._put(path, (json.dumps({**made, "weights": weights}, indent=2) + "\n").encode())
-        cache.made_with = read_json(path)  # another process may have written it meanwhile
+        cache.made_with = read_made_with(cache.folder)  # another process may have written it meanwhile
         refuse_other(cache.folder, cache.made_with, wanted, config.feature_layers)
         if cache.made_with["weights"] != weights:
             raise EPALMError(

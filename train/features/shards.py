@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from epalm.config import EncoderConfig, FeatureLayer
 from epalm.encoders.base import Encoder
@@ -38,15 +37,6 @@ class Shard:
 
     sha256: str
     rows: tuple[Row, ...]
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn a failed write into an EPALMError."""
-    try:
-        yield
-    except OSError as error:
-        raise EPALMError(f"{folder} cannot be written: {error.strerror or error}.") from error
 
 
 def settings(encoder: EncoderConfig, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -91,14 +81,35 @@ def flat(value: Any, name: str) -> dict[str, Any]:
     return {f"{name}.{key}": inner for key, inner in value.items()}
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; None if there is no such file."""
+def read_made_with(folder: Path) -> dict[str, Any] | None:
+    """What a cache's features were made with, from its cache.json; None if it is empty or not there.
+
+    Raises:
+        EPALMError: it is no folder, its name is not UTF-8, or cache.json is damaged or something else.
+    """
+    path = folder / "cache.json"
+    if any("\udc80" <= letter <= "\udcff" for letter in str(folder)):
+        raise EPALMError(f"The cache {folder} has a name that is not UTF-8: use another folder for it.")
     try:
-        return json.loads(path.read_bytes())
+        match content := json.loads(path.read_bytes()):
+            case {
+                "format": _,
+                "encoder": dict(),
+                "recipe": dict(),
+                "layers": [int(), *_],
+                "depth": int(),
+                "weights": str(),
+            }:
+                return content
     except FileNotFoundError:
         return None
+    except NotADirectoryError as error:
+        raise EPALMError(f"The cache {folder} is a file: set data.cache to a folder.") from error
+    except OSError as error:
+        raise EPALMError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise EPALMError(f"{path} is damaged: remove the folder {path.parent}.") from error
+        raise EPALMError(f"{path} is damaged: remove the folder {folder}.") from error
+    raise EPALMError(f"{path} does not say what features were made with: remove the folder {folder}.")
 
 
 def read_shard(path: Path) -> Shard | None:
@@ -125,6 +136,13 @@ def intact(path: Path, sha256: str) -> bool:
         return False
 
 
+def damaged(path: Path) -> EPALMError:
+    """What is told of a shard that cannot be read."""
+    return EPALMError(
+        f"{path} is damaged or missing: run the features command again to encode its files again."
+    )
+
+
 def content_key(path: str) -> str:
     """The key of a file's content.
 
@@ -139,15 +157,22 @@ def cached_widths(folder: Path) -> Widths:
     """Widths of an encoder's features according to a cache; 0 for layers that it does not have.
 
     Raises:
-        EPALMError: the cache is empty.
+        EPALMError: the cache is empty or no folder, or its first shard is damaged.
     """
-    made_with = read_json(folder / "cache.json")
-    for path in sorted(folder.glob("shards/*.safetensors")) if made_with else ():
+    made_with = read_made_with(folder)
+    indices = (path for path in sorted(folder.glob("shards/*.json")) if read_shard(path))
+    if made_with is None or (index := next(indices, None)) is None:
+        raise EPALMError(
+            f"The cache {folder} is empty: run `python -m train features` with the same settings."
+        )
+    path = index.with_suffix(".safetensors")
+    try:
         with safe_open(path, "pt") as shard:
             held = {int(name): shard.get_slice(name).get_shape()[1] for name in shard.keys()}  # noqa: SIM118
-        known = widths_of(made_with)
-        return Widths((held.get(place, 0) for place in range(len(known))), known.layers)
-    raise EPALMError(f"The cache {folder} is empty: run `python -m train features` with the same settings.")
+    except (SafetensorError, OSError) as error:
+        raise damaged(path) from error
+    known = widths_of(made_with)
+    return Widths((held.get(place, 0) for place in range(len(known))), known.layers)
 
 
 def stamp_of(path: str) -> Stamp | None:
