@@ -17,6 +17,7 @@ from tests.epalm.test_video import video
 from train.__main__ import main
 from train.reports.figures import FRAMES, SIDE, preview
 from train.reports.page import LISTED, choose, read, write_report
+from train.reports.run import LOGGED
 
 METRICS = {"metrics": {"BLEU-4": 0.25, "CIDEr": 0.9712}, "blind": None, "text_only": None, "absent": {}}
 COST = {
@@ -42,6 +43,10 @@ def epoch(number: int, **metrics) -> dict:
 def prediction(key: str, score: float | None, **values) -> dict:
     row = {"id": key, "media": "gone.jpg", "prompt": None, "prediction": f"text {key}", "answers": ["a cat"]}
     return row | {"score": score} | values
+
+
+def without(row: dict, key: str) -> dict:
+    return {name: value for name, value in row.items() if name != key}
 
 
 def lines(path: Path, rows: list[dict]) -> None:
@@ -237,6 +242,31 @@ def test_a_line_that_is_being_written_is_left_out_and_a_damaged_one_is_named(run
     log.write_text(f'{json.dumps(step(1))}\n{{"kind": "st\n')
     with pytest.raises(EPALMError, match=r"log\.jsonl:2 is not valid JSON"):
         read(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("log.jsonl", {"step": 1}, ":1 has no usable 'kind'"),
+        ("log.jsonl", {"kind": 3}, ":1 has no usable 'kind'"),
+        *(("log.jsonl", without(step(1), key), f":1 has no usable '{key}'") for key in LOGGED["step"]),
+        *(("log.jsonl", without(epoch(1), key), f":1 has no usable '{key}'") for key in LOGGED["epoch"]),
+        ("log.jsonl", step(1, loss="0.5"), ":1 has no usable 'loss'"),
+        ("predictions-test.jsonl", {"id": "1", "caption": "a cat"}, ":1 has no usable 'media'"),
+        ("metrics-test.json", {}, " has no usable 'metrics'"),
+        ("cost.json", without(COST, "samples"), " has no usable 'samples'"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_with_what_it_lacks(run, monkeypatch, capsys, name, content, said):
+    lines(run / name, [content])
+    monkeypatch.setattr(sys, "argv", ["train", "report", str(run)])
+    assert main() == 2
+    assert capsys.readouterr().err.endswith(f"{run / name}{said}: it was not written by a training.\n")
+
+
+def test_rows_of_a_kind_that_the_page_does_not_know_are_passed_over(run):
+    lines(run / "log.jsonl", [step(1), {"kind": "note", "text": "a new learning rate"}])
+    assert len(read(run).steps) == 1
 
 
 def test_a_diverged_loss_leaves_a_gap(run):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -14,8 +14,29 @@ from epalm.errors import EPALMError
 from epalm.files import read_json_lines
 
 Row = dict[str, Any]
+Keys = Mapping[str, Any]  # key -> the types that its value may have
 
 SHOWN = 6  # samples per kind
+
+# What the page needs of the rows and files.
+NUMBER = int | float
+LOGGED: Mapping[str, Keys] = {
+    "step": dict.fromkeys(("epoch", "loss", "lr", "seconds"), NUMBER)
+    | {"step": int, "prompt_lr": NUMBER | None},
+    "epoch": {"epoch": NUMBER, "split": str, "metrics": dict},
+}
+PREDICTED: Keys = {
+    "id": str,
+    "media": str,
+    "prompt": str | None,
+    "prediction": str,
+    "answers": list,
+    "score": NUMBER | None,
+}
+MEASURED: Keys = {"metrics": dict, "count": int, "absent": dict}
+COST: Keys = {"device": str} | dict.fromkeys(
+    ("seconds", "samples", "processes", "peak_memory_mb", "trained_parameters", "frozen_parameters"), NUMBER
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +53,11 @@ class Run:
 
 
 def read(folder: Path) -> Run:
-    """Read what there is of a run; EPALMError if there is nothing, or a file is damaged."""
+    """Read what there is of a run.
+
+    Raises:
+        EPALMError: there is nothing, or a file is damaged or was not written by a training.
+    """
     if not folder.is_dir():
         raise EPALMError(f"{folder} is not a folder: give the folder of a training.")
     config, log, costs = (folder / name for name in ("config.yaml", "log.jsonl", "cost.json"))
@@ -41,7 +66,7 @@ def read(folder: Path) -> Run:
         raise EPALMError(
             f"{folder} is not the folder of a run: it has no config.yaml, no log.jsonl and no results."
         )
-    logged = rows(log)
+    logged = rows(log, {"kind": str}, LOGGED)
     adapter = next(
         (path for part in ("best", "last") if (path := folder / part / "config.json").exists()), None
     )
@@ -50,9 +75,9 @@ def read(folder: Path) -> Run:
         # A resumed training repeats the steps since its last checkpoint; the later row counts.
         steps=latest((row for row in logged if row["kind"] == "step"), "step"),
         epochs=latest((row for row in logged if row["kind"] == "epoch"), "epoch", "split"),
-        metrics={split: parsed(path) for split, path in metrics.items()},
-        predictions={split: latest(rows(path), "id") for split, path in predictions.items()},
-        cost=parsed(costs) if costs.exists() else None,
+        metrics={split: parsed(path, MEASURED) for split, path in metrics.items()},
+        predictions={split: latest(rows(path, PREDICTED), "id") for split, path in predictions.items()},
+        cost=parsed(costs, COST) if costs.exists() else None,
         modality=AdapterConfig.load(adapter).task.modality if adapter else None,
     )
 
@@ -63,22 +88,37 @@ def by_split(folder: Path, pattern: str) -> dict[str, Path]:
     return {path.name[len(before) : -len(after)]: path for path in sorted(folder.glob(pattern))}
 
 
-def rows(path: Path) -> list[Row]:
-    """The JSON lines of a file, empty if it is missing; ignores a last line that is still being written."""
-    found = read_json_lines(path) if path.exists() else []
-    return [object_of(row, f"{path}:{number}") for number, row in enumerate(found, 1)]
+def rows(path: Path, keys: Keys, kinds: Mapping[str, Keys] | None = None) -> list[Row]:
+    """The JSON lines of a file, empty if it is missing; ignores a last line that is still being written.
+
+    Args:
+        keys: that every row needs.
+        kinds: further ones by the row's "kind".
+    Raises:
+        EPALMError: a line is not JSON, or lacks some of the keys.
+    """
+    found = []
+    for number, row in enumerate(read_json_lines(path) if path.exists() else [], 1):
+        row = checked(row, keys, f"{path}:{number}")
+        found.append(checked(row, (kinds or {}).get(row.get("kind", ""), {}), f"{path}:{number}"))
+    return found
 
 
-def parsed(path: Path) -> Row:
+def parsed(path: Path, keys: Keys) -> Row:
+    """The object in a JSON file; raises like `rows`."""
     try:
-        return object_of(json.loads(path.read_bytes()), str(path))
+        return checked(json.loads(path.read_bytes()), keys, str(path))
     except ValueError as error:
         raise EPALMError(f"{path} is damaged: it is not valid JSON ({error}).") from None
 
 
-def object_of(row: Any, where: str) -> Row:
+def checked(row: Any, keys: Keys, where: str) -> Row:
+    """A row with these keys; EPALMError, which begins with `where`, if it is something else."""
     if not isinstance(row, dict):
         raise EPALMError(f"{where} is not a JSON object: it was not written by a training.")
+    for key, kind in keys.items():
+        if key not in row or not isinstance(row[key], kind):
+            raise EPALMError(f"{where} has no usable '{key}': it was not written by a training.")
     return row
 
 
