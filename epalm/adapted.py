@@ -88,9 +88,12 @@ class AdaptedLM(nn.Module):
             return self.lm(ids, mask, prompt, tokens, injection, logits_to_keep=logits_to_keep).logits
 
     def prompt_rows(self, batch: int) -> Tensor | None:
-        """(B, P, E) soft prompt, the same for every item; None if the adapter has none."""
-        prompt = self.adapter.prompt
-        return None if prompt is None else prompt().expand(batch, -1, -1)
+        """(B, P, E) soft prompt, the same for every item; (B, P, 1 + L, E) if it is deep, None if there is
+        none."""
+        if self.adapter.prompt is None:
+            return None
+        rows = self.adapter.prompt()
+        return rows.expand(batch, *rows.shape)
 
     def loss(
         self, features: Sequence[Tensor] | None, ids: Tensor, mask: Tensor | None, labels: Tensor

@@ -21,17 +21,36 @@ MEAN = "mean_feature_{}"  # key of an optional tensor
 
 
 class SoftPrompt(nn.Module):
-    """P trained vectors, optionally passed through Linear, Tanh, Linear."""
+    """P trained vectors, optionally passed through Linear, Tanh, Linear.
 
-    def __init__(self, length: int, width: int, mlp: bool):
+    A deep prompt also has P vectors for each of the LM's last layers, which are added to its rows before that
+    layer (compare P-tuning v2, Liu et al. 2022, which replaces the rows). They start at zero, and are stored
+    in units of `deep_unit`: how much larger a layer's states are than the rows at the input. So one learning
+    rate suits all of them.
+
+    Args:
+        deep: L, how many of the last layers; 0 = only the rows at the input are trained.
+    """
+
+    deep_unit: Tensor
+
+    def __init__(self, length: int, width: int, mlp: bool, deep: int = 0):
         super().__init__()
         self.embedding = nn.Embedding(length, width)
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, width)) if mlp else None
+        self.deep = nn.Parameter(torch.zeros(deep, length, width)) if deep else None
+        if deep:
+            self.register_buffer("deep_unit", torch.ones(deep))
 
     def forward(self) -> Tensor:
-        """(P, E) rows that precede the text embeddings."""
+        """(P, E) rows that precede the text embeddings; a deep prompt gives (P, 1 + L, E), see `deep_prompt`
+        in `epalm.injection`."""
         rows = self.embedding.weight
-        return rows if self.mlp is None else self.mlp(rows)
+        rows = rows if self.mlp is None else self.mlp(rows)
+        if self.deep is None:
+            return rows
+        added = self.deep * self.deep_unit[:, None, None]
+        return torch.cat([rows[:, None], added.transpose(0, 1)], dim=1)
 
 
 class Adapter(nn.Module):
@@ -51,7 +70,9 @@ class Adapter(nn.Module):
             self.connector[j].requires_grad_(read)  # what no LM layer reads, nothing can train
         self.prompt = None
         if config.prompt is not None:
-            self.prompt = SoftPrompt(config.prompt.length, config.lm.embed_size, config.prompt.mlp)
+            self.prompt = SoftPrompt(
+                config.prompt.length, config.lm.embed_size, config.prompt.mlp, config.deep_layers
+            )
         for j in range(config.num_tokens):
             self.register_buffer(MEAN.format(j), None)
 

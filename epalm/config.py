@@ -68,6 +68,8 @@ class PromptConfig:
 
     length: int
     mlp: bool  # re-parametrised by Linear, Tanh, Linear
+    # A deep prompt: before this LM layer and all later ones, further trained vectors are added to its rows.
+    deep_from: int | None = None
 
     def __post_init__(self) -> None:
         _at_least(1, self.length, "prompt.length")
@@ -145,11 +147,37 @@ class AdapterConfig:
             raise EPALMError(
                 f"The injection range {first} to {last} does not lie in the {layers} layers of {self.lm.id}."
             )
+        self._check_deep_prompt()
+
+    def _check_deep_prompt(self) -> None:
+        deep_from = None if self.prompt is None else self.prompt.deep_from
+        if deep_from is None:
+            return
+        first, layers = self.injection.start_layer_idx, self.lm.num_layers
+        if not first <= deep_from < layers:  # below, the prompt is computed once for all requests
+            raise EPALMError(
+                f"prompt.deep_from must be a layer from {first}, where the perceptual token enters, to "
+                f"{layers - 1}, but it is {deep_from}."
+            )
+        if self.injection.mask == "reference":
+            raise EPALMError("A deep prompt (prompt.deep_from) needs the mask mode causal, not reference.")
+        if self.lm.embed_size != self.lm.hidden_size:
+            raise EPALMError(
+                f"A deep prompt (prompt.deep_from) needs token embeddings as wide as the layers, but those "
+                f"of {self.lm.id} have {self.lm.embed_size} and {self.lm.hidden_size} numbers."
+            )
 
     @property
     def num_tokens(self) -> int:
         """Number of injected hidden states (n in the paper)."""
         return len(self.encoder.feature_layers)
+
+    @property
+    def deep_layers(self) -> int:
+        """To how many of the LM's last layers a deep prompt adds vectors; 0 without one."""
+        if self.prompt is None or self.prompt.deep_from is None:
+            return 0
+        return self.lm.num_layers - self.prompt.deep_from
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"

@@ -18,7 +18,7 @@ from epalm.config import GenerationConfig, InjectionConfig
 from epalm.cpu import pack
 from epalm.errors import EPALMError
 from epalm.families import family_of
-from epalm.injection import Masks, injection_schedule, run_layers
+from epalm.injection import Masks, deep_prompt, injection_schedule, run_layers
 from epalm.injection_cache import Beginning, CachePlan, InjectedCache, run_layers_cached
 
 PROMPTS = 16  # soft prompts whose beginning is remembered
@@ -64,7 +64,7 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: (B, T) text; with a filled cache only the new tokens.
             attention_mask: (B, T_all) 1 = text, 0 = padding, cached tokens included; None = no padding.
-            prompt: (B, P, E) soft prompt, or None.
+            prompt: (B, P, E) soft prompt, (B, P, 1 + L, E) if it is deep (see `deep_prompt`), or None.
             tokens: (B, n, H) perceptual tokens, or None for text alone.
             injection: where the tokens enter; needed with `tokens`.
             past_key_values: made by `new_cache`; filled in place.
@@ -86,6 +86,7 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
         past_key_values: InjectedCache | None,
     ) -> Tensor:
         """What leaves the last layer (B, R, H), before the logits; arguments as in `forward`."""
+        prompt, deep = deep_prompt(prompt)
         prompt_len = 0 if prompt is None else prompt.shape[1]
         new = input_ids.shape[1]
         fresh = past_key_values is None or past_key_values.is_empty
@@ -118,8 +119,11 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
             schedule = injection_schedule(
                 injection, self.num_layers, 0 if tokens is None else tokens.shape[1]
             )
-            return run_layers(layers, hidden, tokens, schedule, masks, layer_kwargs)
-        return run_layers_cached(layers, hidden, tokens, past_key_values, masks, layer_kwargs, beginning)
+            return run_layers(layers, hidden, tokens, schedule, masks, layer_kwargs, deep)
+        added = deep if fresh else None
+        return run_layers_cached(
+            layers, hidden, tokens, past_key_values, masks, layer_kwargs, beginning, added
+        )
 
     def _beginning(self, prompt: Tensor, cache: InjectedCache) -> Beginning | None:
         """The rows of a prompt (B, P, E) below the first replaced layer, computed once per prompt; None where
@@ -180,6 +184,7 @@ class InjectedLM(PreTrainedModel, GenerationMixin):
                 known, seen = input_ids[:, :-1], attention_mask[:, :-1]
                 self._last_layer(known, seen, prompt, tokens, injection, cache)
                 cache.batch_repeat_interleave(generation.num_beams)
+                prompt, _ = deep_prompt(prompt)  # it is in the cache, and would be copied for every beam
             # A single text on one beam is finished sooner than the weights are laid out; more are not.
             if self._has_decoded or len(input_ids) * generation.num_beams > 1:
                 pack(self.base)

@@ -76,6 +76,33 @@ def overwrite_row_0(hidden: Tensor, token: Tensor, has_token: bool) -> Tensor:
     return torch.cat([token[:, None].to(hidden), rest], dim=1)
 
 
+def deep_prompt(prompt: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """The two parts of a soft prompt: its rows at the input, and what is added to them in the last layers.
+
+    Args:
+        prompt: (B, P, E); or (B, P, 1 + L, E), a deep one for the last L layers, whose width is E.
+    Returns:
+        (B, P, E) rows, and (B, P, L, E) vectors or None.
+    """
+    if prompt is None or prompt.ndim == 3:
+        return prompt, None
+    return prompt[:, :, 0], prompt[:, :, 1:]
+
+
+def add_to_prompt(hidden: Tensor, deep: Tensor | None, layers_left: int, has_token: bool) -> Tensor:
+    """Add a deep prompt's vectors to its rows before a layer.
+
+    Args:
+        hidden: (B, R, H) rows that begin with the perceptual token, if `has_token`, and the prompt.
+        deep: (B, P, L, H) vectors for the last L layers, or None.
+        layers_left: this layer and those after it.
+    """
+    if deep is None or layers_left > deep.shape[2]:
+        return hidden
+    added = deep[:, :, -layers_left].to(hidden)
+    return hidden + nn.functional.pad(added, (0, 0, has_token, hidden.shape[1] - added.shape[1] - has_token))
+
+
 def run_layers(
     layers: nn.ModuleList,
     hidden: Tensor,
@@ -83,6 +110,7 @@ def run_layers(
     schedule: Sequence[int],
     masks: Masks,
     layer_kwargs: LayerKwargs,
+    deep: Tensor | None = None,
 ) -> Tensor:
     """Run the LM's own decoder layers, overwriting row 0 as scheduled.
 
@@ -90,6 +118,7 @@ def run_layers(
         hidden: (B, P + T, H) embedded prompt and text.
         tokens: (B, n, H) perceptual tokens, or None for a text-only pass.
         schedule: token index per layer, -1 = not overwritten; see `injection_schedule`.
+        deep: (B, P, L, H) what a deep prompt adds to its rows in the last L layers, or None.
     Returns:
         (B, R, H) output of the last layer; with tokens R = 1 + P + T, and row 0 is the perceptual token.
     """
@@ -97,6 +126,7 @@ def run_layers(
     for i, layer in enumerate(layers):
         if tokens is not None and schedule[i] >= 0:
             hidden, has_token = overwrite_row_0(hidden, tokens[:, schedule[i]], has_token), True
+        hidden = add_to_prompt(hidden, deep, len(layers) - i, has_token)
         text_rows = hidden.shape[1] - has_token
         mask = masks(text_rows, column=has_token, row=has_token)
         hidden = layer(hidden, attention_mask=mask, **layer_kwargs(text_rows, has_token))

@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache
 
 from epalm.cache_layers import RoomyLayer
 from epalm.config import InjectionConfig
-from epalm.injection import LayerKwargs, Masks, injection_schedule, overwrite_row_0
+from epalm.injection import LayerKwargs, Masks, add_to_prompt, injection_schedule, overwrite_row_0
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,7 @@ def run_layers_cached(
     masks: Masks,
     layer_kwargs: LayerKwargs,
     beginning: Beginning | None = None,
+    deep: Tensor | None = None,
 ) -> Tensor:
     """`injection.run_layers` on the rows that are not in the cache, which is filled in place.
 
@@ -150,6 +151,7 @@ def run_layers_cached(
             with `beginning`, (B, T, H) text.
         tokens: (B, n, H) perceptual tokens, or None for a text-only pass.
         beginning: the prompt below the first replaced layer, if it is known and the cache is empty.
+        deep: as in `run_layers`; None when the cache is not empty, since it has the prompt's rows already.
     Returns:
         (B, R, H) output of the last layer. R depends on what had to be computed; the last rows are those of
         the new text.
@@ -169,6 +171,7 @@ def run_layers_cached(
             text_rows = hidden.shape[1]
         if tokens is not None and plan.schedule[i] >= 0 and i >= token_from:
             hidden, has_token = overwrite_row_0(hidden, tokens[:, plan.schedule[i]], has_token), True
+        hidden = add_to_prompt(hidden, deep, len(layers) - i, has_token)
         if plan.recomputes and i == plan.leak_layer:
             rows = cache.remember_rows(hidden[:, 1:], i)
             hidden, text_rows = torch.cat([hidden[:, :1], rows], dim=1), rows.shape[1]

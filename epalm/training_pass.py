@@ -22,7 +22,7 @@ from torch import Tensor
 
 from epalm.config import InjectionConfig
 from epalm.decoding import InjectedLM
-from epalm.injection import Masks, injection_schedule, run_layers
+from epalm.injection import Masks, deep_prompt, injection_schedule, run_layers
 
 ROWS_AT_ONCE = 256  # of logits: 50 MB in float32 with a vocabulary of 50,000
 SCALE = 1024.0  # of gradients while they are kept: in float16 small ones would become 0
@@ -40,7 +40,7 @@ def labelled_losses(
     """Cross-entropy of every labelled token given what precedes it.
 
     Args:
-        prompt: (P, E) soft prompt, or None.
+        prompt: (P, E) soft prompt, (P, 1 + L, E) if it is deep, or None.
         tokens: (B, n, H) perceptual tokens, or None.
         ids, mask, labels: (B, T) text, 1 where it is not padding, and what is to be predicted (else -100).
     Returns:
@@ -88,7 +88,8 @@ def last_hidden(
     """
     batch, length = ids.shape
     family, base = lm.family, lm.base
-    prompt_len = 0 if prompt is None else len(prompt)
+    rows, deep = deep_prompt(None if prompt is None else prompt[None])
+    prompt_len = 0 if rows is None else rows.shape[1]
     once = prompt_len + common  # rows
     start = mask.int().argmax(1, keepdim=True)  # (B, 1) first column of each text
     column = torch.arange(length, device=ids.device)
@@ -98,7 +99,7 @@ def last_hidden(
     words = ids[:1, int(start[0]) :][:, :common]
 
     counted = torch.arange(once, device=ids.device)[None]
-    shared = family.embed(base, None if prompt is None else prompt[None], words, counted[:, :common])
+    shared = family.embed(base, rows, words, counted[:, :common])
     hidden = family.embed(base, None, own_ids, own_positions)  # (B, T - common, H)
     rows_at = torch.cat([1 + counted.expand(batch, -1), own_positions.clamp(min=0) + 1 + prompt_len], 1)
 
@@ -124,7 +125,7 @@ def last_hidden(
         at = torch.nn.functional.pad(rows_at, (1, 0)) if row else rows_at
         return family.layer_kwargs(base, hidden, at)
 
-    return run_layers(layers[first:], hidden, tokens, schedule[first:], masks, layer_kwargs), own
+    return run_layers(layers[first:], hidden, tokens, schedule[first:], masks, layer_kwargs, deep), own
 
 
 class _KeysOfAll:

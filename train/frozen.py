@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from epalm.adapter import Adapter
+from epalm.adapter import Adapter, SoftPrompt
 from epalm.config import AdapterConfig, LMConfig
 from epalm.decoding import InjectedLM
 from epalm.encoders.base import Encoder
@@ -70,7 +72,8 @@ def new_adapter(
 ) -> Adapter:
     """An untrained adapter; it depends only on the seed.
 
-    If `prompt_text` is set, the soft prompt starts as the embeddings of its words, as far as they fit.
+    If `prompt_text` is set, the soft prompt starts as the embeddings of its words, as far as they fit. A deep
+    prompt is counted in units of how much larger the LM's states are in a layer than these rows.
     """
     torch.manual_seed(settings.optim.seed)
     adapter = Adapter(config)
@@ -79,7 +82,34 @@ def new_adapter(
     if settings.model.prompt_text and adapter.prompt is not None:
         embedded = lm.base.get_input_embeddings()(torch.tensor(words, device=lm.device))
         adapter.prompt.embedding.weight.data[: len(words)] = embedded.float().cpu()
+    if adapter.prompt is not None and config.deep_layers:
+        adapter.prompt.deep_unit = sizes_of_states(lm, adapter.prompt)[-config.deep_layers :]
     return adapter
+
+
+@torch.no_grad()
+def sizes_of_states(lm: InjectedLM, prompt: SoftPrompt) -> Tensor:
+    """How much larger the LM's states of a prompt are before each of its N layers than its rows, (N,).
+
+    The size of a row is its root mean square. Medians over the rows are compared; the first row, which
+    many LMs blow up, is left out.
+    """
+    rows = prompt.embedding.weight
+    rows = rows if prompt.mlp is None else prompt.mlp(rows)
+    nothing = torch.zeros(1, 0, dtype=torch.long, device=lm.device)
+    entering: list[Tensor] = []
+
+    def note(layer: nn.Module, given: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        entering.append(given[0] if given else kwargs["hidden_states"])
+
+    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in lm.family.layers(lm.base)]
+    try:
+        lm(nothing, prompt=rows[None].to(lm.device, lm.base.dtype))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    sizes = [state[0, 1:].float().pow(2).mean(-1).sqrt().median().cpu() for state in (rows[None], *entering)]
+    return torch.stack(sizes[1:]) / sizes[0]
 
 
 def start_from(adapter: Adapter, name: str) -> str:

@@ -49,6 +49,7 @@ class Model:
     shared_connector: bool = False
     prompt_length: int = 10  # 0: no soft prompt
     prompt_mlp: bool = True
+    prompt_deep_from: int | None = None  # first LM layer where a deep prompt adds vectors; None: not deep
     lm_revision: str | None = None
     encoder_revision: str | None = None
     prompt_text: str | None = None  # the soft prompt starts as the embedding of these words
@@ -211,6 +212,14 @@ class Settings:
         used = Widths(widths).of(model.feature_layers)
         return EncoderConfig(model.encoder, model.feature_layers, used, model.encoder_revision)
 
+    @property
+    def prompt_config(self) -> PromptConfig | None:
+        """The soft prompt of the adapter's config."""
+        model = self.model
+        if not model.prompt_length:
+            return None
+        return PromptConfig(model.prompt_length, model.prompt_mlp, model.prompt_deep_from)
+
     def adapter_config(self, lm: LMConfig, widths: Sequence[int]) -> AdapterConfig:
         """The adapter's config.json.
 
@@ -225,7 +234,7 @@ class Settings:
             lm=lm,
             encoder=self.encoder_config(widths),
             injection=InjectionConfig(model.start_layer, model.end_layer, mask=model.mask),
-            prompt=PromptConfig(model.prompt_length, model.prompt_mlp) if model.prompt_length else None,
+            prompt=self.prompt_config,
             task=self.task,
             generation=self.generation,
             recipe=self.recipe.to_dict(),

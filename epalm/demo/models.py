@@ -123,7 +123,8 @@ def trained_numbers(config: AdapterConfig) -> int:
     if config.prompt is None:
         return maps
     embed = config.lm.embed_size
-    return maps + config.prompt.length * embed + (2 * embed * (embed + 1) if config.prompt.mlp else 0)
+    rows = config.prompt.length * (1 + config.deep_layers) * embed
+    return maps + rows + (2 * embed * (embed + 1) if config.prompt.mlp else 0)
 
 
 class Loading:

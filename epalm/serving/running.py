@@ -58,7 +58,7 @@ class Newcomer:
 def layout(adapted: AdaptedLM) -> tuple[Hashable, ...]:
     """What adapters must have in common for their texts to begin in one pass."""
     config = adapted.adapter.config
-    return config.injection, config.num_tokens, config.prompt and config.prompt.length
+    return config.injection, config.num_tokens, config.prompt and config.prompt.length, config.deep_layers
 
 
 def can_run(adapted: AdaptedLM, generation: GenerationConfig) -> bool:

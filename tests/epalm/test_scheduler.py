@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from epalm import EPALM, EPALMError, Request
+from epalm.adapter import SoftPrompt
 from epalm.config import ConfidenceConfig
 from epalm.serving import Busy, Scheduler
 from epalm.serving.running import Newcomer, RunningBatch, layout
@@ -87,6 +88,28 @@ def test_texts_of_different_adapters_and_lengths_begin_in_one_pass(model, reques
     assert len({len(newcomer.ids) for newcomer in newcomers}) > 2
     assert len({layout(newcomer.adapted) for newcomer in newcomers}) == 1
     batch.join(newcomers)
+    assert finished(batch, newcomers) == model_alone(model, requests[:6])
+
+
+def test_texts_with_and_without_a_deep_prompt_share_the_steps(tiny_model_dir, requests):
+    """They begin in passes of their own, since their prompts differ in shape, and then go on together."""
+    model = EPALM.from_pretrained(tiny_model_dir)
+    adapter = model.adapted["image-qa"].adapter
+    assert adapter.config.prompt is not None and adapter.prompt is not None
+    layers = adapter.config.lm.num_layers - adapter.config.injection.start_layer_idx
+    torch.manual_seed(0)
+    deep = SoftPrompt(adapter.config.prompt.length, adapter.config.lm.embed_size, False, layers)
+    deep.deep.data.normal_()
+    adapter.prompt = deep.eval()
+    prompt = dataclasses.replace(adapter.config.prompt, deep_from=adapter.config.injection.start_layer_idx)
+    adapter.config = dataclasses.replace(adapter.config, prompt=prompt)
+    batch, newcomers = RunningBatch(model.lm), newcomers_of(model, requests[:6])
+    groups: dict = {}
+    for newcomer in newcomers:
+        groups.setdefault(layout(newcomer.adapted), []).append(newcomer)
+    assert len(groups) == 2
+    for group in groups.values():
+        batch.join(group)
     assert finished(batch, newcomers) == model_alone(model, requests[:6])
 
 

@@ -15,7 +15,7 @@ from tests.helpers.trainings import losses, run
 from train.batches import limited
 from train.data.manifest import Item, load_manifest, save_manifest
 from train.features.source import LiveFeatures
-from train.frozen import load_frozen_encoder
+from train.frozen import lm_config, load_frozen_encoder, load_frozen_lm, new_adapter
 from train.run_folder import exclusive
 from train.settings import load_settings
 from train.usable import refuse_unusable
@@ -257,3 +257,21 @@ def test_the_validation_loss_is_logged_next_to_the_metrics(gqa):
     epochs = [row for row in rows if row["kind"] == "epoch"]
     assert len(epochs) == 3
     assert all(0 < row["loss"] < math.inf and "exact match" in row["metrics"] for row in epochs)
+
+
+def test_a_deep_prompt_learns_in_every_layer_in_units_of_its_states(gqa, tmp_path):
+    out = tmp_path / "deep"
+    assert run("fit", gqa, "--set", "model.prompt_deep_from=3", "--set", f"out={out}") == 0
+    prompt = Adapter.load(out / "last").prompt
+    assert prompt is not None and prompt.deep is not None and prompt.deep.shape[:2] == (3, 3)
+    assert (prompt.deep.abs().amax((1, 2)) > 0).all()
+
+    settings = load_settings(gqa, ["model.prompt_deep_from=3"])
+    lm, tokenizer = load_frozen_lm(settings, lm_config(settings), "cpu")
+    fresh = new_adapter(settings, AdapterConfig.load(out / "last" / "config.json"), lm, tokenizer).prompt
+    assert fresh is not None and fresh.deep is not None and not fresh.deep.any()
+    rows = fresh.embedding.weight.detach()
+    states = lm.base(inputs_embeds=rows[None], output_hidden_states=True).hidden_states
+    size = [state[0, 1:].pow(2).mean(-1).sqrt().median() for state in (rows[None], *states[3:6])]
+    torch.testing.assert_close(fresh.deep_unit, torch.stack(size[1:]) / size[0])
+    assert torch.equal(prompt.deep_unit, fresh.deep_unit)

@@ -72,6 +72,7 @@ def shape(
     prompt_length: int,
     start: int,
     end: int,
+    deep_from: int | None = None,
 ) -> Model:
     """An adapter for the starter's LM whose soft prompt starts as a text of so many tokens."""
     return Model(
@@ -84,6 +85,7 @@ def shape(
         prompt_length=prompt_length,
         prompt_mlp=False,
         prompt_text=prompt,
+        prompt_deep_from=deep_from,
     )
 
 
@@ -143,7 +145,8 @@ PICTURE_CAPTION = shape(
     4,
     28,
 )
-PICTURE_QA = shape(PICTURE_ENCODER, pictures.LAYERS["qa"], PICTURE_EXAMPLES, 45, 4, 28)
+# What is usually asked and answered about rooms does not fit into a prompt at the input: it is a deep one.
+PICTURE_QA = shape(PICTURE_ENCODER, pictures.LAYERS["qa"], PICTURE_EXAMPLES, 45, 4, 28, deep_from=4)
 CLIP_CAPTION = shape(
     CLIP_ENCODER, clips.LAYERS, "Look at the video. Say in a few words what it shows.", 14, 4, 29
 )

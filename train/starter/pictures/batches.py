@@ -36,6 +36,7 @@ from train.starter.pictures.questions import (
     naming,
     yes_or_no,
 )
+from train.starter.pictures.rooms import RoomDirections
 from train.starter.pictures.scenes import about_scene, common_nouns
 from train.starter.words import LABEL_OF, with_article
 
@@ -121,6 +122,8 @@ class StarterData:
             self.scales[layers] = torch.cat(means), torch.cat(stds)
         weight, bias = tensors["head.weight"].float(), tensors["head.bias"].float()
         self.sampler = ClassifierSampler(weight, bias, self.stored[POOLED][self.real].float())
+        rooms = [view for shown in self.group("rooms").pictures for view in shown.views]
+        self.rooms = RoomDirections(self.standardised(self.raw(rooms))) if rooms else None
 
     def _groups(self, composed: Sequence[Shown]) -> dict[str, Group]:
         """The training's pictures, by the names in SHARES."""
@@ -302,7 +305,11 @@ class Batches:
         ]
         for name, number in zip(names[len(shown) :], drawn, strict=True):
             examples.append(data.about_class(number, (), name == "named draws", task, rng))
-        features = self.disturbed(data.standardised(raw), names, generator)
+        standing = data.standardised(raw)
+        rooms = [i for i, name in enumerate(names) if name == "rooms"]
+        if data.rooms is not None and rooms:
+            standing = data.rooms.exchanged(standing, rooms, generator)
+        features = self.disturbed(standing, names, generator)
         return example_batch(tokens(features, self.mixture.layers), examples, self.text)
 
     def pick(self, name: str, rng: random.Random) -> Shown:
