@@ -17,6 +17,9 @@ What row 0 itself may see is the adapter's *mask mode*:
   mode.
 - `causal`: only itself. Nothing leaks, every key and value can be cached, and a batch equals its items.
 
+A soft prompt may be *deep*: then trained vectors are added to its rows before each of the last layers as well
+(`add_to_prompt`), which the paper does not do.
+
 `run_layers` is the method as the paper states it. Three passes are built on `overwrite_row_0`, and tests
 check that they agree:
 
