@@ -88,9 +88,8 @@ class JsonLines:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a+b") as file:
                 file.truncate(last_line_end(file))
-            self.file = path.open(
-                "ab", buffering=0
-            )  # a line that finds no room is not tried again at the end
+            # Unbuffered: a line that finds no room is not tried again at the end.
+            self.file = path.open("ab", buffering=0)
 
     def add(self, row: Any) -> None:
         """Write a line at once."""
