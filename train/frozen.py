@@ -92,7 +92,7 @@ def sizes_of_states(lm: InjectedLM, prompt: SoftPrompt) -> Tensor:
     """How much larger the LM's states of a prompt are before each of its N layers than its rows, (N,).
 
     The size of a row is its root mean square. Medians over the rows are compared; the first row, which
-    many LMs blow up, is left out.
+    many LMs blow up, is left out where there are others.
     """
     rows = prompt.embedding.weight
     rows = rows if prompt.mlp is None else prompt.mlp(rows)
@@ -108,7 +108,10 @@ def sizes_of_states(lm: InjectedLM, prompt: SoftPrompt) -> Tensor:
     finally:
         for hook in hooks:
             hook.remove()
-    sizes = [state[0, 1:].float().pow(2).mean(-1).sqrt().median().cpu() for state in (rows[None], *entering)]
+    first = min(1, len(rows) - 1)
+    sizes = [
+        state[0, first:].float().pow(2).mean(-1).sqrt().median().cpu() for state in (rows[None], *entering)
+    ]
     return torch.stack(sizes[1:]) / sizes[0]
 
 

@@ -160,6 +160,8 @@ class Settings:
                 value = getattr(getattr(self, part), name)
                 if value is not None and value < smallest:
                     raise EPALMError(f"{part}.{name} must be at least {smallest}, but it is {value}.")
+        if self.model.prompt_deep_from is not None and not self.model.prompt_length:
+            raise EPALMError("model.prompt_deep_from needs a soft prompt, but model.prompt_length is 0.")
         if not 0 <= self.optim.warmup <= LONGEST_WARMUP:
             raise EPALMError(
                 f"optim.warmup is {self.optim.warmup:g}, but it is a share of the steps, such as 0.1, and at "

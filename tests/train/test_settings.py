@@ -30,6 +30,11 @@ def test_numbers_out_of_range_are_refused_before_anything_is_loaded(gqa, change,
         load_settings(gqa, [change])
 
 
+def test_a_deep_prompt_needs_a_prompt(gqa):
+    with pytest.raises(EPALMError, match="model.prompt_deep_from needs a soft prompt"):
+        load_settings(gqa, ["model.prompt_length=0", "model.prompt_deep_from=3"])
+
+
 @pytest.mark.parametrize("metric", ["METEOR", "SPICE"])
 def test_a_metric_that_needs_java_selects_no_epoch(metric):
     """Validation leaves these metrics out, so the training would end at the first one."""

@@ -14,6 +14,7 @@ from epalm.config import AdapterConfig
 from tests.helpers.trainings import losses, run
 from train.batches import limited
 from train.data.manifest import Item, load_manifest, save_manifest
+from train.features.shards import cached_widths
 from train.features.source import LiveFeatures
 from train.frozen import lm_config, load_frozen_encoder, load_frozen_lm, new_adapter
 from train.run_folder import exclusive
@@ -275,3 +276,11 @@ def test_a_deep_prompt_learns_in_every_layer_in_units_of_its_states(gqa, tmp_pat
     size = [state[0, 1:].pow(2).mean(-1).sqrt().median() for state in (rows[None], *states[3:6])]
     torch.testing.assert_close(fresh.deep_unit, torch.stack(size[1:]) / size[0])
     assert torch.equal(prompt.deep_unit, fresh.deep_unit)
+
+
+def test_a_deep_prompt_of_one_row_has_units_too(gqa):
+    settings = load_settings(gqa, ["model.prompt_deep_from=3", "model.prompt_length=1"])
+    lm, tokenizer = load_frozen_lm(settings, lm_config(settings), "cpu")
+    widths = cached_widths(gqa.parent / "cache")
+    prompt = new_adapter(settings, settings.adapter_config(lm_config(settings), widths), lm, tokenizer).prompt
+    assert prompt is not None and prompt.deep_unit.isfinite().all() and (prompt.deep_unit > 0).all()

@@ -145,7 +145,7 @@ PICTURE_CAPTION = shape(
     4,
     28,
 )
-# What is usually asked and answered about rooms does not fit into a prompt at the input: it is a deep one.
+# What is usual in rooms is learned faster by a deep prompt than by one at the input alone.
 PICTURE_QA = shape(PICTURE_ENCODER, pictures.LAYERS["qa"], PICTURE_EXAMPLES, 45, 4, 28, deep_from=4)
 CLIP_CAPTION = shape(
     CLIP_ENCODER, clips.LAYERS, "Look at the video. Say in a few words what it shows.", 14, 4, 29
